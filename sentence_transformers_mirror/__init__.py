@@ -1,0 +1,48 @@
+"""Mirror-BERT for sentence-transformers: better encoders from raw text alone."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+# Names are resolved on first use (PEP 562): importing this package costs nothing, and the command line can parse its
+# arguments before torch is loaded.
+_HOMES = {
+    "CharSpanMask": "views",
+    "CorpusReport": "corpus",
+    "Hit": "search",
+    "MirrorLoss": "loss",
+    "RECIPES": "recipes",
+    "Recipe": "recipes",
+    "SearchIndex": "search",
+    "TokenSpanMask": "views",
+    "TuningResult": "tuning",
+    "dropout_rate": "dropout",
+    "drophead": "dropout",
+    "load_corpus": "corpus",
+    "mirror_tune": "tuning",
+    "nt_xent": "loss",
+    "two_views": "views",
+}
+
+__all__ = [*_HOMES, "embedded_model_path"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])
+
+
+def embedded_model_path() -> str:
+    """Folder of the small English masked language model in this package, to start from without a network.
+
+    It is for demonstrations and tests. ``SentenceTransformer(embedded_model_path())`` loads it with mean pooling.
+    """
+    return str(Path(__file__).parent / "embedded")

@@ -1,0 +1,93 @@
+"""Everything of sentence-transformers, transformers and torch that we use and that is not documented API.
+
+One place to look when one of them changes; each entry says why it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
+from sentence_transformers.sentence_transformer.model_card import SentenceTransformerModelCardCallback
+from torch import nn
+from transformers import AttentionInterface, PreTrainedModel, TrainingArguments
+from transformers.masking_utils import AttentionMaskInterface
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+__all__ = [
+    "PrinterCallback",
+    "PrivateCardCallback",
+    "ProgressCallback",
+    "SentenceTransformerDataCollator",
+    "attention_functions",
+    "attention_name",
+    "encoders",
+    "has_native_bf16",
+    "register_attention",
+    "set_attention",
+    "use_one_device",
+]
+
+
+def encoders(model: nn.Module) -> list[PreTrainedModel]:
+    """The outermost transformers models inside a model."""
+    found: list[PreTrainedModel] = []
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel) and not any(module in set(outer.modules()) for outer in found):
+            found.append(module)
+    return found
+
+
+# Attention is chosen by name, in a private field of the config that `save_pretrained` leaves out. The registries are
+# documented; reading a function back from them is not.
+def attention_name(encoder: PreTrainedModel) -> str:
+    return encoder.config._attn_implementation
+
+
+def attention_functions(name: str) -> tuple[Callable, Callable]:
+    """The attention function of a name and the function that makes its mask."""
+    return AttentionInterface()[name], AttentionMaskInterface()[name]
+
+
+def register_attention(name: str, attention: Callable, mask: Callable) -> None:
+    AttentionInterface.register(name, attention)
+    AttentionMaskInterface.register(name, mask)
+
+
+def set_attention(encoder: PreTrainedModel, name: str) -> None:
+    encoder.set_attn_implementation(name)
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 in hardware; emulated, that is several times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    # Old releases of torch cannot be asked; a float32 run is never wrong, only slower.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def use_one_device(args: TrainingArguments) -> None:
+    """Keep the Trainer from spreading one process over all GPUs with DataParallel, which splits the negatives."""
+    if args.n_gpu > 1:
+        args._n_gpu = 1
+
+
+class PrivateCardCallback(SentenceTransformerModelCardCallback):
+    """Keeps the training texts out of the model card: widget, usage snippet and dataset samples.
+
+    The host has no switch for it; ``generate_widget_examples=False`` still leaves the samples in.
+    """
+
+    def on_init_end(self, args, state, control, model, trainer, **kwargs) -> None:
+        card = model.model_card_data
+        card.widget = [{}]  # the host fills it from the corpus only where it is empty
+        super().on_init_end(args, state, control, model=model, trainer=trainer, **kwargs)
+        card.widget = []
+        card.usage_examples = None
+        for dataset in card.train_datasets:
+            dataset.pop("examples", None)
+            dataset.pop("examples_table", None)

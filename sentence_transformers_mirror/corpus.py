@@ -1,0 +1,179 @@
+"""Raw text in, a clean `datasets.Dataset` with one `text` column out, and a report of what was left behind."""
+
+from __future__ import annotations
+
+import gzip
+import random
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
+
+# By suffix: the builder of `datasets` that reads it and its options. Any other file holds a text a line.
+_TABLES = {
+    ".csv": ("csv", {}),
+    ".tsv": ("csv", {"sep": "\t"}),
+    ".json": ("json", {}),
+    ".jsonl": ("json", {}),
+    ".parquet": ("parquet", {}),
+}
+
+
+@dataclass(frozen=True)
+class CorpusReport:
+    """What became of the texts that were read.
+
+    Attributes:
+        read: Texts read (sentences, if documents were split).
+        kept: Texts in the corpus.
+        dropped: Number of texts left out, by reason: ``empty``, ``duplicate``, ``undecodable``, ``sampled out``.
+    """
+
+    read: int
+    kept: int
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+def load_corpus(
+    source: str | Path | Dataset | Iterable[str],
+    *,
+    column: str | None = None,
+    max_texts: int | None = None,
+    seed: int = 42,
+    split_sentences: bool = False,
+    language: str = "en",
+) -> tuple[Dataset, CorpusReport]:
+    """Read, clean, deduplicate and sample texts.
+
+    White space is folded to single spaces; empty texts and exact repeats are dropped. Nothing is written: the corpus
+    lives in memory, not in a cache.
+
+    Args:
+        source: A text file (a text a line, UTF-8, also gzipped), a csv, tsv, json, jsonl or parquet file, a folder
+            written by ``Dataset.save_to_disk``, a ``datasets.Dataset`` or any iterable of strings.
+        column: The column with the texts; may be left out if there is only one column of strings, or one named "text".
+        max_texts: Sample so many, if there are more.
+        seed: Of the sample.
+        split_sentences: Whether to split each text into sentences.
+        language: Of the sentences, an ISO 639-1 code; only for splitting.
+
+    Returns:
+        A dataset with the column ``text``, in the order of the source, and the report.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the source is binary, has no such column, holds something else than strings, or no text at all.
+    """
+    dropped = {"empty": 0, "duplicate": 0, "undecodable": 0, "sampled out": 0}
+    texts: dict[str, None] = {}
+    read = 0
+    raw = _read(source, column, dropped)
+    for text in _split(raw, language) if split_sentences else raw:
+        read += 1
+        text = " ".join(text.split())
+        if not text:
+            dropped["empty"] += 1
+        elif text in texts:
+            dropped["duplicate"] += 1
+        else:
+            texts[text] = None
+    kept = list(texts)
+    if not kept:
+        raise ValueError("The corpus has no text; give at least two texts that are not empty.")
+    if max_texts is not None and len(kept) > max_texts:
+        dropped["sampled out"] = len(kept) - max_texts
+        kept = [kept[i] for i in sorted(random.Random(seed).sample(range(len(kept)), max_texts))]
+    report = CorpusReport(read + dropped["undecodable"], len(kept), {k: n for k, n in dropped.items() if n})
+    return Dataset.from_dict({"text": kept}), report
+
+
+def _read(source: object, column: str | None, dropped: dict[str, int]) -> Iterator[str]:
+    if isinstance(source, (str, Path)):
+        yield from _read_path(Path(source), column, dropped)
+    elif isinstance(source, (DatasetDict, IterableDatasetDict)):
+        raise ValueError(f"This is a dictionary of datasets; pass one of its splits: {', '.join(source)}.")
+    elif isinstance(source, (Dataset, IterableDataset)):
+        name = _choose_column(source, column)
+        yield from _strings((row[name] for row in source.select_columns([name])), f"column {name!r}")
+    elif isinstance(source, Iterable):
+        yield from _strings(source, "texts")
+    else:
+        kind = type(source).__name__
+        raise ValueError(f"Texts must be a file, a datasets.Dataset or an iterable of strings, not {kind}.")
+
+
+def _read_path(path: Path, column: str | None, dropped: dict[str, int]) -> Iterator[str]:
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {str(path)!r}; to tune on strings themselves, pass a list of them.")
+    if path.is_dir():
+        if not (path / "dataset_info.json").exists():
+            raise ValueError(f"{str(path)!r} is a folder without a saved dataset in it; name a text file.")
+        yield from _read(load_from_disk(str(path)), column, dropped)
+        return
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if suffix.lower() in _TABLES:
+        builder, options = _TABLES[suffix.lower()]
+        # datasets keeps a copy of what it reads; it must not outlive this call.
+        with tempfile.TemporaryDirectory() as cache:
+            try:
+                table = load_dataset(
+                    builder, data_files=str(path), split="train", cache_dir=cache, keep_in_memory=True, **options
+                )
+            except Exception as error:
+                raise ValueError(f"{str(path)!r} cannot be read as {suffix}: {_root_cause(error)}") from error
+        yield from _read(table, column, dropped)
+        return
+    yield from _read_lines(path, dropped)
+
+
+def _read_lines(path: Path, dropped: dict[str, int]) -> Iterator[str]:
+    lines = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            for lines, line in enumerate(file, start=1):
+                if b"\0" in line:
+                    raise ValueError(f"{str(path)!r} is no text file (a zero byte in line {lines}); save it as UTF-8.")
+                try:
+                    yield line.decode("utf-8-sig" if lines == 1 else "utf-8")
+                except UnicodeDecodeError:
+                    dropped["undecodable"] += 1
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as gzip: {error}.") from error
+    if lines and dropped["undecodable"] == lines:
+        raise ValueError(f"{str(path)!r} is not UTF-8: no line of it could be decoded; convert it to UTF-8 first.")
+
+
+def _choose_column(dataset: Dataset | IterableDataset, column: str | None) -> str:
+    names = dataset.column_names or list(next(iter(dataset)))
+    if column is not None:
+        if column not in names:
+            raise ValueError(f"There is no column {column!r}; the columns are {', '.join(names)}.")
+        return column
+    texts = [n for n in names if dataset.features and dataset.features[n].dtype in ("string", "large_string")]
+    if "text" in names:
+        return "text"
+    if len(texts) == 1:
+        return texts[0]
+    raise ValueError(f"Which column holds the texts? Name it with column=, one of {', '.join(texts or names)}.")
+
+
+def _strings(values: Iterable[object], what: str) -> Iterator[str]:
+    for index, value in enumerate(values):
+        if not isinstance(value, str):
+            raise ValueError(f"Row {index} of {what} is {value!r:.50}, not a string; leave such rows out.")
+        yield value
+
+
+def _split(texts: Iterable[str], language: str) -> Iterator[str]:
+    from sentencex import segment
+
+    for text in texts:
+        yield from segment(language, text)
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"

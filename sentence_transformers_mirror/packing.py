@@ -1,0 +1,142 @@
+"""Embed the rows of a batch without computing their padding.
+
+A batch is random in content and ragged in length: padded to its longest row, two thirds of a batch of sentences are
+padding. Here its rows are sorted by length and cut into a fixed number of groups whose boundaries minimise the padded
+tokens, and each group is embedded at its own width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def plan_groups(lengths: np.ndarray, groups: int) -> list[np.ndarray]:
+    """Partition rows into groups of like length with the fewest padded tokens.
+
+    An exact dynamic programme over the distinct lengths: a group costs its longest row times its number of rows.
+
+    Args:
+        lengths: Tokens per row, shape (rows,), int.
+        groups: Number of groups, at least 1.
+
+    Returns:
+        Exactly ``min(groups, rows)`` arrays of row indices, shortest rows first; together every row once. The number
+        does not depend on the lengths, because data-parallel ranks that make different numbers of forward calls
+        in one step wait for each other for ever.
+    """
+    order = np.argsort(lengths, kind="stable")
+    groups = min(groups, len(lengths))
+    widths, counts = np.unique(lengths, return_counts=True)
+    ends = np.cumsum(counts)
+    starts = ends - counts
+    # cost[i, j]: padded tokens of one group that holds the distinct lengths i..j
+    cost = np.where(np.tri(len(widths), dtype=bool).T, widths[None, :] * (ends[None, :] - starts[:, None]), np.inf)
+    best = cost[0]
+    choices = []
+    for _ in range(1, min(groups, len(widths))):
+        total = np.full(cost.shape, np.inf)
+        total[1:] = best[:-1, None] + cost[1:]
+        choices.append(total.argmin(axis=0))
+        best = total.min(axis=0)
+    cuts, last = [], len(widths) - 1
+    for choice in reversed(choices):
+        first = int(choice[last])
+        cuts.append(int(starts[first]))
+        last = first - 1
+    parts = np.split(order, sorted(cuts))
+    while len(parts) < groups:  # fewer distinct lengths than groups: halve the largest
+        largest = max(range(len(parts)), key=lambda i: len(parts[i]))
+        parts[largest : largest + 1] = np.array_split(parts[largest], 2)
+    return parts
+
+
+def embed_packed(
+    model: nn.Module, columns: list[dict[str, Any]], groups: int, layout: list[Tensor] | None = None
+) -> list[Tensor]:
+    """Embed all rows of all columns in ``groups`` forward passes over rows of like length.
+
+    Rows keep what belongs to them (token types, positions) and are trimmed on their padded side, left or right.
+    Columns that differ in their keys or metadata (a prompt on one of them, another route) are packed on their own.
+    Finding the widths copies two integers a row to the host, the one device synchronisation of a step; ``groups=1``
+    with columns of one width copies nothing.
+
+    Args:
+        model: Maps features to a dict with ``sentence_embedding``, shape (rows, dim).
+        columns: Token features of each column; ``input_ids`` and ``attention_mask`` of shape (rows, tokens).
+        groups: Forward passes, at least 1.
+        layout: For each column the attention mask, shape (rows, tokens), that decides order and width; by default its
+            own. A view whose masked tokens were deleted is laid out like the view it was made from, so that the order
+            of rows is the same on every call (wrappers such as MatryoshkaLoss cache outputs by call order).
+
+    Returns:
+        One tensor of embeddings a column, shape (rows, dim), rows in their original order.
+    """
+    layout = [features["attention_mask"] for features in columns] if layout is None else layout
+    embeddings: dict[int, Tensor] = {}
+    for index, features in enumerate(columns):
+        if index not in embeddings:
+            members = [i for i, other in enumerate(columns) if i not in embeddings and _mergeable(features, other)]
+            merged = _embed_merged(model, [columns[i] for i in members], [layout[i] for i in members], groups)
+            embeddings.update(zip(members, merged.split([len(layout[i]) for i in members]), strict=True))
+    return [embeddings[i] for i in range(len(columns))]
+
+
+def _mergeable(first: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two columns can share a forward pass: the same keys and equal metadata (prompt length, task, modality)."""
+    return first.keys() == other.keys() and all(
+        isinstance(other[key], Tensor) if isinstance(value, Tensor) else value == other[key]
+        for key, value in first.items()
+    )
+
+
+def _embed_merged(model: nn.Module, columns: list[dict[str, Any]], layout: list[Tensor], groups: int) -> Tensor:
+    widths = [mask.shape[1] for mask in layout]
+    width, rows = max(widths), sum(len(mask) for mask in layout)
+    if groups == 1 and min(widths) == width:
+        features = {key: _stack([column[key] for column in columns], widths, left=False) for key in columns[0]}
+        return model(features)["sentence_embedding"]
+    # Where the real tokens of a row begin (left padding) and end (right padding).
+    begin = torch.cat([mask.long().argmax(1) for mask in layout])
+    end = torch.cat([mask.shape[1] - mask.long().flip(1).argmax(1) for mask in layout])
+    begin, end = torch.stack([begin, end]).cpu().numpy()
+    left = bool(begin.any())
+    if left:
+        shift = np.repeat([width - w for w in widths], [len(mask) for mask in layout])
+        begin, end = begin + shift, end + shift
+    features = {key: _stack([column[key] for column in columns], widths, left) for key in columns[0]}
+    parts = plan_groups(end - begin, groups)
+    outputs = []
+    for part in parts:
+        index = torch.from_numpy(part).to(layout[0].device)
+        tokens = slice(int(begin[part].min()), int(end[part].max()))
+        outputs.append(model(_take(features, index, tokens, rows, width))["sentence_embedding"])
+    inverse = torch.from_numpy(np.argsort(np.concatenate(parts))).to(layout[0].device)
+    return torch.cat(outputs).index_select(0, inverse)
+
+
+def _stack(values: list[Any], widths: list[int], left: bool) -> Any:
+    """One tensor from one a column, token axes padded with zeros to the widest; metadata as it is."""
+    if not isinstance(values[0], Tensor):
+        return values[0]
+    missing = [max(widths) - width if value.ndim > 1 else 0 for value, width in zip(values, widths, strict=True)]
+    values = [
+        F.pad(value, [0, 0] * (value.ndim - 2) + ([pad, 0] if left else [0, pad])) if pad else value
+        for value, pad in zip(values, missing, strict=True)
+    ]
+    return torch.cat(values) if len(values) > 1 else values[0]
+
+
+def _take(features: dict[str, Any], index: Tensor, tokens: slice, rows: int, width: int) -> dict[str, Any]:
+    taken = {}
+    for key, value in features.items():
+        if isinstance(value, Tensor) and value.ndim and value.shape[0] == rows:
+            value = value.index_select(0, index)
+            if value.ndim > 1 and value.shape[1] == width:
+                value = value[:, tokens]
+        taken[key] = value
+    return taken

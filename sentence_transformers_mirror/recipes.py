@@ -1,0 +1,110 @@
+"""Hyper-parameters that belong together, each with its source.
+
+Sections, tables and figures are those of the Mirror-BERT paper (arXiv 2104.08027); "code" is its released code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `mirror_tune` does with the texts.
+
+    Attributes:
+        temperature: Divides the cosine similarities of the loss; above 0.
+        mask: Part of a text's characters that the second view hides, in (0, 1), or None for no mask.
+        mask_min_length: Texts of fewer characters are not masked.
+        dropout: Rate of all dropout in the transformer, in [0, 1), or None for the model's own.
+        drophead: Rate at which attention heads are dropped, in [0, 1); 0 for none.
+        learning_rate: AdamW's, constant, without warm-up.
+        weight_decay: AdamW's.
+        epochs: Passes over the texts.
+        batch_size: Texts a step; the other texts in it are the negatives.
+        max_length: Tokens read of a text in tuning, at most the model's own; the model keeps its own afterwards.
+        ignore_duplicates: Whether equal texts in a batch are left out of each other's negatives.
+    """
+
+    temperature: float
+    mask: float | None
+    max_length: int
+    mask_min_length: int = 30  # code: shorter strings are not masked
+    dropout: float | None = 0.1  # Table 12: 0.1 for all models
+    drophead: float = 0.0
+    learning_rate: float = 2e-5  # Table 21, constant and without warm-up in the code
+    weight_decay: float = 0.01  # code
+    epochs: int = 1  # Table 21
+    batch_size: int = 200  # Table 21
+    ignore_duplicates: bool = True  # ours: the paper's 10k sentences repeat 719, each a false negative
+
+
+# Section 3: "sentence level"; mask of 0.1: 5 characters are 9.8% of the sentences that the code masks (Table 13).
+_SENTENCE = Recipe(temperature=0.04, mask=0.1, max_length=50)
+
+RECIPES = {
+    "sentence": _SENTENCE,
+    # Table 3: instead of dropout; 0.2 for BERT (0.05 for RoBERTa, to be given as drophead=0.05)
+    "sentence-drophead": replace(_SENTENCE, dropout=0.0, drophead=0.2),
+    # Section 3 and code, "word level": two epochs, no mask, a temperature five times as high
+    "word": Recipe(temperature=0.2, mask=None, max_length=25, epochs=2),
+    # Section 3 and code, "phrase level", biomedical names: a mask of 2 characters on names of about 20
+    "phrase": Recipe(temperature=0.04, mask=0.1, mask_min_length=10, max_length=25, epochs=2),
+}
+
+
+def resolve(recipe: str | Recipe, **overrides: object) -> Recipe:
+    """The recipe of a name, or a recipe itself, with some fields replaced.
+
+    Raises:
+        ValueError: If there is no recipe of that name or no field of an override's name, or a value is out of range.
+    """
+    if isinstance(recipe, str):
+        if recipe not in RECIPES:
+            known = ", ".join(RECIPES)
+            raise ValueError(f"There is no recipe {recipe!r}{_suggest(recipe, RECIPES)}; the recipes are {known}.")
+        recipe = RECIPES[recipe]
+    fields = Recipe.__dataclass_fields__
+    for name in overrides:
+        if name not in fields:
+            raise ValueError(f"A recipe has no {name!r}{_suggest(name, fields)}; it has {', '.join(fields)}.")
+    recipe = replace(recipe, **overrides)
+    _check(recipe)
+    return recipe
+
+
+def _suggest(name: str, known: object) -> str:
+    close = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _check(recipe: Recipe) -> None:
+    limits = {
+        "temperature": recipe.temperature > 0,
+        "mask": recipe.mask is None or 0 < recipe.mask < 1,
+        "dropout": recipe.dropout is None or 0 <= recipe.dropout < 1,
+        "drophead": 0 <= recipe.drophead < 1,
+        "learning_rate": recipe.learning_rate > 0,
+        "epochs": recipe.epochs >= 1,
+        "batch_size": recipe.batch_size >= 2,
+        "max_length": recipe.max_length >= 3,
+    }
+    ranges = {
+        "temperature": "above 0 (0.04 for sentences, 0.2 for words)",
+        "mask": "None or between 0 and 1",
+        "dropout": "None or at least 0 and below 1",
+        "drophead": "at least 0 and below 1",
+        "learning_rate": "above 0",
+        "epochs": "at least 1",
+        "batch_size": "at least 2, since the other texts of a batch are the negatives",
+        "max_length": "at least 3",
+    }
+    for name, holds in limits.items():
+        if not holds:
+            raise ValueError(f"{name} must be {ranges[name]}, not {getattr(recipe, name)!r}.")
+    if recipe.mask is None and recipe.dropout == 0 and recipe.drophead == 0:
+        raise ValueError(
+            "Without mask, dropout and drophead the two views of a text would be identical, with nothing to learn "
+            "from; set one of them, such as dropout=0.1."
+        )

@@ -1,0 +1,316 @@
+"""The one call: raw texts and a model in, a better encoder out, on sentence-transformers' own Trainer."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.base.evaluation import BaseEvaluator
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+
+from sentence_transformers_mirror import _host
+from sentence_transformers_mirror.corpus import load_corpus
+from sentence_transformers_mirror.dropout import drophead, dropout_rate
+from sentence_transformers_mirror.loss import MirrorLoss
+from sentence_transformers_mirror.recipes import Recipe, resolve
+from sentence_transformers_mirror.views import TokenSpanMask
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TuningResult:
+    """What a run of `mirror_tune` did.
+
+    Attributes:
+        steps: Optimiser steps taken.
+        seconds: Wall-clock time of the training loop.
+        losses: Loss of each step.
+        texts: Number of texts tuned on.
+        dropped: Number of texts left out, by reason.
+        truncated: Share of the texts that are longer than the tokens read of them, in [0, 1]; of a sample of 1,000.
+        recipe: The recipe as run.
+        precision: ``"bf16"`` (autocast, on float32 weights) or ``"fp32"``.
+        interrupted: Whether Ctrl-C ended the run early; the model then holds the weights of the last step.
+        before: What the evaluator returned before tuning; empty without one.
+        after: What it returned after.
+    """
+
+    steps: int
+    seconds: float
+    losses: list[float]
+    texts: int
+    dropped: dict[str, int]
+    truncated: float
+    recipe: Recipe
+    precision: str
+    interrupted: bool
+    before: dict[str, float]
+    after: dict[str, float]
+
+
+def mirror_tune(
+    model: SentenceTransformer | str | Path,
+    texts: str | Path | Dataset | Iterable[str],
+    recipe: str | Recipe = "sentence",
+    *,
+    output_dir: str | Path | None = None,
+    max_texts: int = 20_000,
+    seed: int = 42,
+    evaluator: BaseEvaluator | None = None,
+    callbacks: list[TrainerCallback] | None = None,
+    prompt: str | None = None,
+    **overrides: object,
+) -> TuningResult:
+    """Tune a model on raw texts, in place.
+
+    Trains with `MirrorLoss` in bfloat16 autocast where the hardware has it, always on float32 weights (an update of
+    2e-5 is lost in half precision), and gives the model its dtype back. Nothing is written outside ``output_dir`` and
+    nothing is reported to experiment trackers. Ctrl-C ends the run with the model as of the last step.
+
+    Args:
+        model: The model, or the name or path of one (which is then only useful with ``output_dir``).
+        texts: Any iterable of strings, a ``datasets.Dataset`` or a file; see `load_corpus`.
+        recipe: Name of a recipe (``sentence``, ``sentence-drophead``, ``word``, ``phrase``) or a `Recipe`.
+        output_dir: Where to save the tuned model. Its card quotes no text of the corpus.
+        max_texts: More texts than these are sampled; the paper gained nothing beyond 10,000 to 20,000 (Figure 5).
+        seed: Of the sample, the order, the masks and dropout. The same seed on the same machine gives equal weights.
+        evaluator: Run before and after; its metrics are in the result.
+        callbacks: For the Trainer.
+        prompt: Put before each text, never masked.
+        **overrides: Fields of the recipe to replace, such as ``learning_rate=1e-4``.
+
+    Returns:
+        What was done; the model itself is changed in place.
+
+    Raises:
+        ValueError: If recipe, overrides or texts are of no use, or the model reads no text.
+        OSError: If the model cannot be loaded or the output folder cannot be written; before anything is tuned.
+        FloatingPointError: If the loss or the weights stop being numbers; the model has its original weights back.
+    """
+    recipe = resolve(recipe, **overrides)
+    model = _load(model)
+    dataset, report = load_corpus(texts, max_texts=max_texts, seed=seed)
+    if len(dataset) < 2:
+        raise ValueError(
+            f"Only one distinct text is left of {report.read}; tuning pushes different texts apart, give at least two."
+        )
+    if sampled_out := report.dropped.get("sampled out"):
+        logger.warning(
+            f"Tuning on a sample of {report.kept:,} of {report.kept + sampled_out:,} texts; more did not help in the "
+            "paper. Pass max_texts to change that."
+        )
+    if output_dir is not None:
+        _require_writable(Path(output_dir))
+    max_length = min(recipe.max_length, model.max_seq_length or recipe.max_length)
+    mask = None if recipe.mask is None else TokenSpanMask(recipe.mask, recipe.mask_min_length)
+    progress = _Progress(recipe)
+    before = evaluator(model) if evaluator is not None else {}
+    with ExitStack() as stack:
+        # The Trainer wants a folder, though nothing is saved in it.
+        workspace = stack.enter_context(tempfile.TemporaryDirectory())
+        stack.enter_context(_trained_in_float32(model))
+        if recipe.dropout is not None:
+            stack.enter_context(dropout_rate(model, recipe.dropout))
+        if recipe.drophead:
+            stack.enter_context(drophead(model, recipe.drophead))
+        trainer = _MirrorTrainer(
+            model=model,
+            args=_arguments(model, recipe, workspace, seed, len(dataset)),
+            train_dataset=dataset,
+            loss=MirrorLoss(model, recipe.temperature, mask, ignore_duplicates=recipe.ignore_duplicates),
+            data_collator=_host.SentenceTransformerDataCollator(
+                preprocess_fn=model.preprocess, prompts=prompt, max_length=max_length
+            ),
+            callbacks=[progress, *(callbacks or [])],
+        )
+        seconds, interrupted = _train(trainer, progress)
+    after = evaluator(model) if evaluator is not None else {}
+    if output_dir is not None:
+        model.save_pretrained(str(output_dir))
+    return TuningResult(
+        steps=trainer.state.global_step,
+        seconds=seconds,
+        losses=[float(loss) for loss in trainer.step_losses],
+        texts=len(dataset),
+        dropped=report.dropped,
+        truncated=_share_truncated(model, dataset, max_length, prompt),
+        recipe=recipe,
+        precision="bf16" if trainer.autocast_bf16 else "fp32",
+        interrupted=interrupted,
+        before=before,
+        after=after,
+    )
+
+
+class _MirrorTrainer(SentenceTransformerTrainer):
+    """The host's Trainer with one autocast region around all forward passes of a step.
+
+    With ``bf16=True`` it would wrap ``model.forward`` instead: the weights would be cast once for each group of rows,
+    and the wrapper would stay on the model.
+    """
+
+    model_card_callback_class = _host.PrivateCardCallback
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.autocast_bf16 = _host.has_native_bf16(self.args.device)
+        self.step_losses: list[Tensor] = []
+        # Both print what is logged; _Progress shows it.
+        self.remove_callback(_host.PrinterCallback)
+        self.remove_callback(_host.ProgressCallback)
+
+    def compute_loss_context_manager(self) -> AbstractContextManager:
+        return torch.autocast(self.args.device.type, torch.bfloat16) if self.autocast_bf16 else nullcontext()
+
+    def compute_loss(self, *args, **kwargs) -> Tensor:
+        loss = super().compute_loss(*args, **kwargs)
+        self.step_losses.append(loss.detach())
+        return loss
+
+
+class _Progress(TrainerCallback):
+    """Shows a bar and stops a run whose loss is not a number any more.
+
+    Looks at the losses every tenth step only, since reading one waits for the device.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.bar: tqdm | None = None
+        self.trainer: _MirrorTrainer
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.bar = tqdm(total=state.max_steps, desc="Tuning", unit="step")
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        self.bar.update()
+        if state.global_step % 10 == 0 or state.global_step == state.max_steps:
+            losses = torch.stack(self.trainer.step_losses)
+            self.bar.set_postfix(loss=f"{losses[-1]:.3f}")
+            if not losses.isfinite().all():
+                step = int(losses.isfinite().logical_not().nonzero()[0]) + 1
+                raise FloatingPointError(f"The loss is not a number at step {step}: {self._cause(step)}")
+
+    def on_train_end(self, args, state, control, model, **kwargs) -> None:
+        self.bar.close()
+        if not all(parameter.isfinite().all() for parameter in model.parameters()):
+            raise FloatingPointError(f"Weights are not numbers after step {state.global_step}: {self._cause(2)}")
+
+    def _cause(self, step: int) -> str:
+        if step == 1:
+            return "the model's own weights or embeddings are not numbers; load it anew."
+        return (
+            f"the learning rate of {self.recipe.learning_rate:g} is likely too high; try a tenth of it. "
+            "The model has its original weights back."
+        )
+
+
+def _train(trainer: _MirrorTrainer, progress: _Progress) -> tuple[float, bool]:
+    """Seconds taken, and whether Ctrl-C ended the run."""
+    progress.trainer = trainer
+    original = {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
+    start = time.perf_counter()
+    try:
+        trainer.train()
+    except KeyboardInterrupt:
+        logger.warning(
+            f"Stopped by Ctrl-C at step {trainer.state.global_step} of {trainer.state.max_steps}; "
+            "the model holds the weights of that step."
+        )
+        return time.perf_counter() - start, True
+    except FloatingPointError:
+        trainer.model.load_state_dict(original)
+        raise
+    finally:
+        if progress.bar is not None:
+            progress.bar.close()
+        trainer.model.zero_grad()
+    return time.perf_counter() - start, False
+
+
+def _arguments(model: SentenceTransformer, recipe: Recipe, workspace: str, seed: int, texts: int):
+    on_cpu = model.device.type == "cpu"
+    args = SentenceTransformerTrainingArguments(
+        output_dir=workspace,
+        num_train_epochs=recipe.epochs,
+        per_device_train_batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,  # the paper's code does not clip
+        # A last, smaller batch would have fewer negatives and so another loss; the paper's code drops it, too.
+        dataloader_drop_last=texts >= recipe.batch_size,
+        dataloader_pin_memory=not on_cpu,
+        seed=seed,
+        use_cpu=on_cpu,
+        save_strategy="no",
+        logging_strategy="no",
+        logging_nan_inf_filter=False,  # reads the loss, and so waits for the device, in every step
+        report_to="none",
+        disable_tqdm=True,
+    )
+    _host.use_one_device(args)
+    return args
+
+
+@contextmanager
+def _trained_in_float32(model: SentenceTransformer) -> Iterator[None]:
+    """Float32 weights inside; the dtypes and the training modes of before outside."""
+    tensors = [*model.parameters(), *model.buffers()]
+    dtypes = [tensor.dtype for tensor in tensors]
+    modes = [(module, module.training) for module in model.modules()]
+    model.float()
+    try:
+        yield
+    finally:
+        for tensor, dtype in zip(tensors, dtypes, strict=True):
+            tensor.data = tensor.data.to(dtype)
+        for module, mode in modes:
+            module.training = mode
+
+
+def _load(model: SentenceTransformer | str | Path) -> SentenceTransformer:
+    if not isinstance(model, SentenceTransformer):
+        try:
+            model = SentenceTransformer(str(model))
+        except (OSError, ValueError) as error:
+            raise OSError(
+                f"The model {str(model)!r} could not be loaded: no such folder, and no such model in the hub or no "
+                f"network to reach it ({type(error).__name__})."
+            ) from error
+    if not model.supports("text"):
+        modalities = ", ".join(map(str, model.modalities))
+        raise ValueError(f"This model reads {modalities} and no text; mirror tuning needs a text encoder.")
+    return model
+
+
+def _require_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"The output folder {str(folder)!r} cannot be written ({error}); choose another.") from error
+
+
+def _share_truncated(model: SentenceTransformer, dataset: Dataset, max_length: int, prompt: str | None) -> float:
+    sample = dataset[:: max(1, len(dataset) // 1000)]["text"]
+    # No token of natural text is 20 characters long on average: more characters than these need not be looked at.
+    sample = [(prompt or "") + text[: 20 * max_length] for text in sample]
+    tokens = model.tokenizer(sample, verbose=False)["input_ids"]
+    return sum(len(ids) > max_length for ids in tokens) / len(tokens)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sentence_transformers_mirror.packing import embed_packed, plan_groups
+
+lengths = st.lists(st.integers(1, 12), min_size=1, max_size=9)
+
+
+@settings(max_examples=200, deadline=None)
+@given(lengths=lengths, groups=st.integers(1, 6))
+def test_plan_is_a_partition_with_the_fewest_padded_tokens(lengths, groups):
+    lengths = np.array(lengths)
+    parts = plan_groups(lengths, groups)
+    assert len(parts) == min(groups, len(lengths))
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(lengths)))
+    ordered = np.sort(lengths)
+    best = min(
+        sum(part.max() * len(part) for part in np.split(ordered, cuts))
+        for cuts in combinations(range(1, len(ordered)), len(parts) - 1)
+    )
+    assert sum(lengths[part].max() * len(part) for part in parts) == best
+
+
+class Recorder(torch.nn.Module):
+    """Embeds a row as the sum of its visible tokens, and remembers how many tokens it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def forward(self, features):
+        self.shapes.append(tuple(features["input_ids"].shape))
+        assert features["token_type_ids"].shape == features["input_ids"].shape
+        visible = features["input_ids"] * features["attention_mask"]
+        return {"sentence_embedding": torch.stack([visible.sum(1), features["token_type_ids"].sum(1)], 1).float()}
+
+
+def batch(lengths, width, left=False):
+    mask = torch.arange(width)[None, :] < torch.tensor(lengths)[:, None]
+    mask = mask.flip(1) if left else mask
+    ids = torch.arange(1, mask.numel() + 1).reshape(mask.shape) * mask
+    return {"input_ids": ids, "attention_mask": mask.long(), "token_type_ids": mask.long(), "modality": "text"}
+
+
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("groups", [1, 2, 3, 50])
+def test_rows_keep_what_is_theirs_and_come_back_in_order(left, groups):
+    columns = [batch([3, 9, 1, 4], 9, left), batch([2, 2, 7, 5], 7, left)]
+    model = Recorder()
+    for embedding, features in zip(embed_packed(model, columns, groups), columns, strict=True):
+        assert torch.equal(embedding[:, 0], (features["input_ids"] * features["attention_mask"]).sum(1).float())
+        assert torch.equal(embedding[:, 1], features["token_type_ids"].sum(1).float())
+    assert len(model.shapes) == min(groups, 8)
+    if groups == 50:
+        assert [width for _, width in model.shapes] == sorted([3, 9, 1, 4, 2, 2, 7, 5]), "padding was computed"
+
+
+def test_columns_of_one_width_and_one_group_need_no_sorting():
+    model = Recorder()
+    embed_packed(model, [batch([3, 9], 9), batch([9, 2], 9)], groups=1)
+    assert model.shapes == [(4, 9)]
+
+
+def test_the_layout_and_not_the_rows_decides_the_order():
+    """A view with deleted tokens is laid out like the view that it was made from."""
+    model = Recorder()
+    layout = [batch([3, 9, 1], 9)["attention_mask"]] * 2
+    deleted = batch([2, 1, 1], 9)
+    embeddings = embed_packed(model, [batch([3, 9, 1], 9), deleted], groups=3, layout=layout)
+    assert model.shapes == [(2, 1), (2, 3), (2, 9)]
+    assert torch.equal(embeddings[1][:, 0], deleted["input_ids"].sum(1).float())
+
+
+def test_columns_with_other_metadata_are_not_merged():
+    model = Recorder()
+    first, second = batch([3, 9], 9), {**batch([3, 9], 9), "prompt_length": 2}
+    embed_packed(model, [first, second], groups=1)
+    assert model.shapes == [(2, 9), (2, 9)]

@@ -1,0 +1,419 @@
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TEXTS
+from datasets import Dataset
+from sentence_transformers import (
+    InputExample,
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
+from torch.utils.data import DataLoader
+from transformers import TrainerCallback
+
+from sentence_transformers_mirror import CharSpanMask, MirrorLoss, dropout_rate, mirror_tune, two_views
+
+FAST = {"batch_size": 4, "learning_rate": 1e-3}
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path_factory, monkeypatch):
+    """Every test runs in a folder that must be empty at the end."""
+    folder = tmp_path_factory.mktemp("here")
+    monkeypatch.chdir(folder)
+    yield folder
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_tunes_in_place_and_reports(tiny_model, texts, in_an_empty_folder):
+    before = weights(tiny_model)
+    embeddings = tiny_model.encode(texts)
+    modes = [module.training for module in tiny_model.modules()]
+    result = mirror_tune(tiny_model, [*texts, "", texts[0]], **FAST, max_texts=12)
+    assert result.steps == len(result.losses) == 3
+    assert result.texts == 12
+    assert result.dropped == {"empty": 1, "duplicate": 1, "sampled out": len(texts) - 12}
+    assert result.recipe.batch_size == 4 and result.recipe.temperature == 0.04
+    assert 0 <= result.truncated <= 1 and result.seconds > 0 and not result.interrupted
+    assert not same(before, weights(tiny_model)), "nothing was learnt"
+    assert [module.training for module in tiny_model.modules()] == modes
+    assert not np.allclose(embeddings, tiny_model.encode(texts), atol=1e-3)
+    assert "forward" not in vars(tiny_model), "a wrapper was left on the model"
+    assert all(parameter.grad is None for parameter in tiny_model.parameters())
+    assert not list(in_an_empty_folder.iterdir()), "something was written where nobody asked for it"
+
+
+def test_learns_what_it_is_for(tiny_model, texts):
+    result = mirror_tune(tiny_model, texts, batch_size=16, epochs=30, learning_rate=1e-3)
+    assert np.mean(result.losses[-5:]) < np.mean(result.losses[:5]) / 2
+
+
+@pytest.mark.parametrize("kind", ["list", "generator", "dataset", "file"])
+def test_texts_may_be_anything(tiny_model, texts, tmp_path, kind):
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(texts), encoding="utf-8")
+    sources = {"list": texts, "generator": iter(texts), "dataset": Dataset.from_dict({"text": texts}), "file": path}
+    assert mirror_tune(tiny_model, sources[kind], **FAST).texts == len(texts)
+
+
+def test_fewer_texts_than_a_batch(tiny_model):
+    assert mirror_tune(tiny_model, ["one text", "another text"]).steps == 1
+
+
+@pytest.mark.parametrize("recipe", ["sentence", "sentence-drophead", "word", "phrase"])
+def test_every_recipe_runs(tiny_model, texts, recipe):
+    result = mirror_tune(tiny_model, texts, recipe, batch_size=8)
+    assert all(np.isfinite(result.losses))
+
+
+def test_an_evaluator_sees_the_model_before_and_after(tiny_model, texts):
+    evaluator = EmbeddingSimilarityEvaluator(texts[:8], texts[8:], list(range(8)), show_progress_bar=False)
+    result = mirror_tune(tiny_model, texts, **FAST, evaluator=evaluator)
+    assert result.before["spearman_cosine"] != result.after["spearman_cosine"]
+    assert result.after == evaluator(tiny_model)
+
+
+def test_a_prompt_is_put_before_each_text(tiny_model, texts):
+    seen = []
+    preprocess = tiny_model.preprocess
+
+    def spy(inputs, prompt=None, **kwargs):
+        seen.append(prompt)
+        return preprocess(inputs, prompt=prompt, **kwargs)
+
+    tiny_model.preprocess = spy
+    mirror_tune(tiny_model, texts, **FAST, prompt="query: ")
+    assert "query: " in seen
+
+
+def test_reads_no_more_tokens_than_the_recipe_and_keeps_the_models_own_length(tiny_model, texts):
+    lengths = []
+
+    class Spy(TrainerCallback):
+        def on_train_begin(self, args, state, control, train_dataloader, **kwargs):
+            lengths.extend(batch["text_input_ids"].shape[1] for batch in train_dataloader)
+
+    result = mirror_tune(tiny_model, texts, **FAST, max_length=9, callbacks=[Spy()])
+    assert max(lengths) == 9
+    assert result.truncated > 0.5
+    assert tiny_model.max_seq_length == 64
+
+
+@pytest.fixture(params=[torch.float16, torch.bfloat16])
+def half(request):
+    return request.param
+
+
+def test_half_precision_checkpoints_tune_like_their_float32_copy(tiny_model, texts, half):
+    low = tiny_model.to(half)
+    full = deepcopy(low).float()
+    assert mirror_tune(low, texts, **FAST).losses == mirror_tune(full, texts, **FAST).losses
+    assert {p.dtype for p in low.parameters()} == {half}
+    assert {p.dtype for p in full.parameters()} == {torch.float32}
+    for name, tensor in full.state_dict().items():
+        torch.testing.assert_close(low.state_dict()[name], tensor.to(half), atol=0, rtol=0)
+
+
+def test_the_same_seed_gives_the_same_weights(make_model, texts):
+    first, second, other = (make_model("bert") for _ in range(3))
+    mirror_tune(first, texts, **FAST, seed=1)
+    torch.rand(7), random.random(), np.random.rand()
+    mirror_tune(second, texts, **FAST, seed=1)
+    mirror_tune(other, texts, **FAST, seed=2)
+    assert same(weights(first), weights(second))
+    assert not same(weights(first), weights(other))
+
+
+def trainer(model, loss, tmp_path, columns, **options):
+    defaults = {"per_device_train_batch_size": 4, "report_to": "none", "save_strategy": "no", "use_cpu": True}
+    args = SentenceTransformerTrainingArguments(
+        output_dir=str(tmp_path), disable_tqdm=True, max_grad_norm=0.0, **{**defaults, **options}
+    )
+    return SentenceTransformerTrainer(model=model, args=args, train_dataset=columns, loss=loss)
+
+
+def test_workers_do_not_change_the_weights(make_model, texts, tmp_path):
+    models = [make_model("bert") for _ in range(2)]
+    for model, workers in zip(models, (0, 2), strict=True):
+        dataset = Dataset.from_dict({"text": texts})
+        trainer(model, MirrorLoss(model), tmp_path, dataset, dataloader_num_workers=workers, seed=7).train()
+    assert same(weights(models[0]), weights(models[1]))
+
+
+class Recorder(MirrorLoss):
+    """Keeps the second view of each step, and the loss and gradients of the first."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.views, self.first = [], None
+
+    def _second_view(self, features):
+        view = super()._second_view(features)
+        self.views.append(view["input_ids"].clone())
+        return view
+
+    def forward(self, features, labels=None):
+        loss = super().forward(features, labels)
+        if self.first is None and loss.requires_grad:
+            parameters = dict(self.model.named_parameters())
+            gradients = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True, allow_unused=True)
+            self.first = loss.detach(), dict(zip(parameters, gradients, strict=True))
+        return loss
+
+
+def fit(model, loss, texts, **options):
+    loader = DataLoader([InputExample(texts=[text]) for text in texts], batch_size=4, shuffle=False)
+    model.fit([(loader, loss)], warmup_steps=0, show_progress_bar=False, **options)
+
+
+def test_trainer_and_fit_take_the_same_first_step(make_model, texts, tmp_path):
+    """Dropout and masks off, one batch with all texts, so that the order of the rows does not matter."""
+    recorded = []
+    for run in ("trainer", "fit"):
+        model = make_model("bert")
+        loss = Recorder(model, mask=None)
+        # A rate that is there and drops nothing: without any the loss refuses to make identical twins.
+        with dropout_rate(model, 1e-12):
+            if run == "fit":
+                loader = DataLoader([InputExample(texts=[text]) for text in texts], batch_size=16)
+                model.fit([(loader, loss)], warmup_steps=0, show_progress_bar=False)
+            else:
+                dataset = Dataset.from_dict({"text": texts})
+                trainer(model, loss, tmp_path, dataset, per_device_train_batch_size=16, num_train_epochs=1).train()
+        recorded.append(loss.first)
+    (first, gradients), (second, others) = recorded
+    torch.testing.assert_close(first, second)
+    assert any(g is not None and g.any() for g in gradients.values())
+    for name, gradient in gradients.items():
+        if gradient is not None:
+            torch.testing.assert_close(gradient, others[name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("loop", ["fit", "old_fit", "trainer"])
+def test_every_epoch_sees_fresh_masks_in_every_loop(tiny_model, texts, tmp_path, loop):
+    loss = Recorder(tiny_model)
+    before = weights(tiny_model)
+    if loop == "trainer":
+        trainer(tiny_model, loss, tmp_path, Dataset.from_dict({"text": [texts[0]] * 4}), num_train_epochs=3).train()
+    else:
+        loader = DataLoader([InputExample(texts=[texts[0]]) for _ in range(4)], batch_size=4)
+        getattr(tiny_model, loop)(
+            [(loader, loss)], epochs=3, warmup_steps=0, show_progress_bar=False, optimizer_params={"lr": 1e-3}
+        )
+    mask_id = tiny_model.tokenizer.mask_token_id
+    epochs = [tuple(map(tuple, (view == mask_id).nonzero().tolist())) for view in loss.views]
+    assert len(epochs) == 3
+    assert len(set(epochs)) == 3, "the masks were frozen"
+    if loop == "fit":
+        loss_on_distinct = Recorder(tiny_model)
+        fit(tiny_model, loss_on_distinct, texts, optimizer_params={"lr": 1e-3})
+        assert not same(before, weights(tiny_model)), "nothing was learnt"
+
+
+def test_the_papers_mask_as_a_transform(tiny_model, texts, tmp_path):
+    dataset = Dataset.from_dict({"text": texts})
+    dataset.set_transform(two_views(CharSpanMask(tiny_model.tokenizer)))
+    before = weights(tiny_model)
+    trainer(tiny_model, MirrorLoss(tiny_model), tmp_path, dataset, dataloader_num_workers=2, seed=1).train()
+    assert not same(before, weights(tiny_model))
+
+
+def test_no_text_of_the_corpus_is_saved(make_model, tmp_path):
+    secrets = [f"SECRET{i} {text}" for i, text in enumerate(TEXTS)]
+    mirror_tune(make_model("bert"), secrets, **FAST, output_dir=tmp_path / "out")
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert any(path.name == "model.safetensors" for path in files)
+    assert any(path.name == "README.md" for path in files)
+    for path in files:
+        content = path.read_bytes()
+        assert b"SECRET" not in content, path
+        assert not any(text.encode() in content for text in TEXTS), path
+
+
+LOAD = """
+import builtins, sys
+find = builtins.__import__
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "sentence_transformers_mirror":
+            raise ImportError("blocked")
+sys.meta_path.insert(0, Block())
+import numpy as np
+from sentence_transformers import SentenceTransformer
+try:
+    import sentence_transformers_mirror
+except ImportError:
+    pass
+else:
+    raise SystemExit("the package could be imported")
+model = SentenceTransformer(sys.argv[1], device="cpu")
+assert not any(name.startswith("sentence_transformers_mirror") for name in sys.modules)
+np.savez(sys.argv[2], embeddings=model.encode(open(sys.argv[3], encoding="utf-8").read().split("\\n")),
+         length=model.max_seq_length, dtype=str(next(model.parameters()).dtype))
+"""
+
+
+@pytest.mark.parametrize("name", ["bert", "t5"])
+def test_a_saved_model_loads_without_this_package(make_model, texts, tmp_path, name):
+    model = make_model(name)
+    mirror_tune(model, texts, **FAST, output_dir=tmp_path / "out")
+    (tmp_path / "texts").write_text("\n".join(texts), encoding="utf-8")
+    arguments = [str(tmp_path / part) for part in ("out", "loaded.npz", "texts")]
+    subprocess.run([sys.executable, "-c", LOAD, *arguments], check=True)
+    loaded = np.load(tmp_path / "loaded.npz")
+    assert np.abs(loaded["embeddings"] - model.encode(texts)).max() < 1e-6
+    assert int(loaded["length"]) == model.max_seq_length == 64
+    assert str(loaded["dtype"]) == "torch.float32"
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_leaves_a_usable_model_and_says_where_it_stopped(tiny_model, texts, tmp_path, caplog):
+    before = weights(tiny_model)
+    result = mirror_tune(tiny_model, texts, **FAST, callbacks=[StopAt(2)], output_dir=tmp_path / "out")
+    assert result.interrupted
+    assert result.steps == len(result.losses) == 2
+    assert "at step 2 of 4" in caplog.text
+    assert not same(before, weights(tiny_model))
+    assert np.isfinite(tiny_model.encode(texts)).all()
+    loaded = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    assert np.allclose(loaded.encode(texts), tiny_model.encode(texts), atol=1e-6)
+
+
+def test_a_loss_that_is_no_number_gives_the_weights_back(tiny_model, texts):
+    before = weights(tiny_model)
+    with pytest.raises(FloatingPointError, match=r"step \d+.*learning rate of 1e\+30 .*original weights"):
+        mirror_tune(tiny_model, texts, batch_size=4, learning_rate=1e30, epochs=3)
+    assert same(before, weights(tiny_model))
+    assert np.isfinite(tiny_model.encode(texts)).all()
+
+
+def test_a_model_that_is_broken_already_is_told_so(tiny_model, texts):
+    with torch.no_grad():
+        next(tiny_model.parameters()).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="step 1.*own weights"):
+        mirror_tune(tiny_model, texts, **FAST)
+
+
+# Bad input: one clear sentence, nothing lost.
+
+
+def assert_untouched(model, *args, error, match, **kwargs):
+    before = weights(model)
+    with pytest.raises(error, match=match) as raised:
+        mirror_tune(model, *args, **kwargs)
+    assert "\n" not in str(raised.value)
+    assert same(before, weights(model))
+
+
+@pytest.mark.parametrize(
+    ("texts", "match"),
+    [
+        ([], "has no text"),
+        (["only one"], "Only one distinct text is left of 1"),
+        (["equal"] * 9, "Only one distinct text is left of 9"),
+        (["a", None], "Row 1 of texts is None"),
+        (["a", 2.5], "Row 1 of texts is 2.5"),
+        (5, "must be a file"),
+    ],
+)
+def test_texts_of_no_use(tiny_model, texts, match):
+    assert_untouched(tiny_model, texts, error=ValueError, match=match)
+
+
+def test_a_text_of_a_million_characters(tiny_model, texts):
+    result = mirror_tune(tiny_model, [*texts, "word " * 200_000], **FAST)
+    assert result.texts == len(texts) + 1
+    assert all(np.isfinite(result.losses))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"recipe": "sentense"}, "did you mean 'sentence'"),
+        ({"learning_rte": 1}, "did you mean 'learning_rate'"),
+        ({"temperature": 0}, "temperature must be above 0"),
+        ({"batch_size": 1}, "batch_size must be at least 2"),
+    ],
+)
+def test_recipes_of_no_use(tiny_model, texts, options, match):
+    assert_untouched(tiny_model, texts, error=ValueError, match=match, **options)
+
+
+def test_files_of_no_use(tiny_model, tmp_path):
+    assert_untouched(tiny_model, tmp_path / "absent.txt", error=FileNotFoundError, match="There is no file")
+    (tmp_path / "binary").write_bytes(b"\0\1\2")
+    assert_untouched(tiny_model, tmp_path / "binary", error=ValueError, match="no text file")
+    (tmp_path / "latin").write_bytes("\xe4\n\xf6".encode("latin-1"))
+    assert_untouched(tiny_model, str(tmp_path / "latin"), error=ValueError, match="is not UTF-8")
+
+
+def test_an_output_folder_that_cannot_be_written(tiny_model, texts, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert_untouched(tiny_model, texts, error=OSError, match="cannot be written", output_dir=tmp_path / "file" / "out")
+    assert_untouched(tiny_model, texts, error=OSError, match="cannot be written", output_dir=tmp_path / "file")
+
+
+@pytest.mark.parametrize("path", ["/does/not/exist", "no-such-name"])
+def test_a_model_that_is_not_there(texts, path):
+    with pytest.raises(OSError, match="could not be loaded: no such folder"):
+        mirror_tune(path, texts)
+
+
+def test_an_audio_model_is_refused(texts, tmp_path):
+    from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
+
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    ASTModel(ASTConfig(**small)).save_pretrained(tmp_path)
+    ASTFeatureExtractor(num_mel_bins=32).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="reads audio and no text"):
+        mirror_tune(str(tmp_path), texts)
+
+
+def test_a_static_model_is_refused(texts):
+    from conftest import wordpiece_tokenizer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    static = StaticEmbedding(wordpiece_tokenizer().backend_tokenizer, embedding_dim=8)
+    with pytest.raises(ValueError, match="no transformer inside"):
+        mirror_tune(SentenceTransformer(modules=[static], device="cpu"), texts)
+
+
+def test_the_package_itself_is_light():
+    code = "import sys, sentence_transformers_mirror as m; m.embedded_model_path(); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_is_there():
+    import sentence_transformers_mirror as package
+
+    assert all(getattr(package, name) is not None for name in package.__all__)
+    assert Path(package.embedded_model_path(), "config.json").exists()
+    with pytest.raises(AttributeError, match="no attribute 'absent'"):
+        _ = package.absent
