@@ -87,7 +87,7 @@ def embed_packed(
 
 
 def _mergeable(first: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two columns can share a forward pass: the same keys and equal metadata (prompt length, task, modality)."""
+    """Whether two columns can share a forward pass: equal keys and equal metadata (prompt length, task, modality)."""
     return first.keys() == other.keys() and all(
         isinstance(other[key], Tensor) if isinstance(value, Tensor) else value == other[key]
         for key, value in first.items()

@@ -145,7 +145,7 @@ def mirror_tune(
     return TuningResult(
         steps=trainer.state.global_step,
         seconds=seconds,
-        losses=[float(loss) for loss in trainer.step_losses],
+        losses=[float(loss) for loss in trainer.step_losses[: trainer.state.global_step]],
         texts=len(dataset),
         dropped=report.dropped,
         truncated=_share_truncated(model, dataset, max_length, prompt),

@@ -129,9 +129,8 @@ def _mpnet(tokenizer: PreTrainedTokenizerFast) -> torch.nn.Module:
 
 
 def _t5(tokenizer: PreTrainedTokenizerFast) -> torch.nn.Module:
-    return T5EncoderModel(
-        T5Config(vocab_size=len(tokenizer), d_model=32, d_ff=64, num_layers=2, num_heads=4, d_kv=8, decoder_start_token_id=0)
-    )
+    sizes = {"d_model": 32, "d_ff": 64, "num_layers": 2, "num_heads": 4, "d_kv": 8}
+    return T5EncoderModel(T5Config(vocab_size=len(tokenizer), decoder_start_token_id=0, **sizes))
 
 
 def _qwen2(tokenizer: PreTrainedTokenizerFast) -> torch.nn.Module:

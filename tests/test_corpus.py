@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 
 import pytest
 from datasets import Dataset, DatasetDict
@@ -55,7 +54,7 @@ def test_reads_tables_and_leaves_nothing_in_a_cache(tmp_path, monkeypatch, name)
     elif path.suffix in (".csv", ".tsv"):
         Dataset.from_dict(rows).to_csv(path, sep="," if path.suffix == ".csv" else "\t", index=False)
     else:
-        path.write_text("".join(json.dumps(dict(zip(rows, row, strict=True))) + "\n" for row in zip(*rows.values())))
+        Dataset.from_dict(rows).to_json(path)
     assert texts_of(path)[0] == rows["body"], "the only column of strings is the text"
     assert texts_of(path, column="body")[0] == rows["body"]
     with pytest.raises(ValueError, match="no column 'title'; the columns are id, body"):

@@ -30,9 +30,12 @@ def embed(model, texts, seed=0):
 def trace(model, folder):
     """All that a context could leave behind: structure, attributes, weights and what is saved."""
     model.save_pretrained(str(folder), create_model_card=False)
+    numbers = [{k: v for k, v in vars(module).items() if isinstance(v, (int, float))} for module in model.modules()]
+    for attributes in numbers:
+        del attributes["training"]
     return (
         repr(model),
-        [{k: v for k, v in vars(m).items() if isinstance(v, (int, float)) and k != "training"} for m in model.modules()],
+        numbers,
         json.loads((folder / "config.json").read_text()),
         model[0].auto_model.config._attn_implementation,
     )
@@ -58,7 +61,7 @@ def test_rate_is_reached_and_leaves_no_trace(model, texts, tmp_path):
 
 
 def test_every_layer_drops(make_model, texts):
-    """ModernBERT with rate 0 keeps its rates as nn.Dropout, as floats and as nn.Identity: each must be reached alone."""
+    """ModernBERT with rate 0 keeps its rates as nn.Dropout, as floats and as nn.Identity: each must be reached."""
     model = make_model("modernbert").train()
     layer = model[0].auto_model.layers[0]
     with dropout_rate(model, 0.3):
@@ -79,10 +82,11 @@ def test_rate_is_restored_whatever_is_raised(tiny_model, tmp_path):
 
 def test_an_adapters_dropout_is_left_alone(tiny_model):
     tiny_model.add_adapter(LoraConfig(r=2, lora_dropout=0.7, target_modules=["query"]))
-    rates = [m.p for n, m in tiny_model.named_modules() if "lora_dropout" in n and isinstance(m, torch.nn.Dropout)]
+    adapters = [module for name, module in tiny_model.named_modules() if "lora_dropout" in name]
+    rates = [module.p for module in adapters if isinstance(module, torch.nn.Dropout)]
+    assert rates == [0.7, 0.7]
     with dropout_rate(tiny_model, 0.0):
-        inside = [m.p for n, m in tiny_model.named_modules() if "lora_dropout" in n and isinstance(m, torch.nn.Dropout)]
-    assert rates and rates == inside
+        assert rates == [module.p for module in adapters if isinstance(module, torch.nn.Dropout)]
 
 
 @pytest.mark.parametrize("name", DROPHEAD)

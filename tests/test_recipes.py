@@ -26,7 +26,7 @@ def test_overrides():
 
 
 def test_unknown_names_are_corrected():
-    with pytest.raises(ValueError, match="did you mean 'sentence'.*sentence, sentence-drophead"):
+    with pytest.raises(ValueError, match="did you mean 'sentence'.*sentence, sentence-small"):
         resolve("sentense")
     with pytest.raises(ValueError, match="has no 'learning_rat' .did you mean 'learning_rate'"):
         resolve("sentence", learning_rat=1)

@@ -1,0 +1,100 @@
+"""Write results.md from the JSON that the benchmarks kept; no number in it is typed by hand.
+
+python benchmarks/render.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from common import RESULTS
+
+HEAD = """# Results
+
+Written by `python benchmarks/render.py` from `benchmarks/results/*.json`. Each section names the command, the machine
+and the versions that gave its numbers. `DATA` is a folder of labelled sets (STS-Benchmark as tab-separated files, and
+the 10,000 sentences that the Mirror-BERT paper tunes on); it is not part of this repository.
+"""
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    names = list(rows[0])
+    lines = [names, ["---"] * len(names), *([str(row[name]) for name in names] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def source(environment: dict[str, str]) -> str:
+    versions = ", ".join(f"{name} {environment[name]}" for name in list(environment)[3:])
+    return f"`{environment['command']}` on {environment['cpu']}, GPU: {environment['gpu']}; {versions}.\n"
+
+
+def sts(result: dict, title: str, words: str) -> str:
+    rows = [
+        {"model": f"before, {pooling} pooling", "seeds": "", "mean": score}
+        for pooling, score in result["before"].items()
+    ]
+    after = [
+        {
+            "model": f"after `{row['recipe']}`, learning rate {row['learning_rate']:g}",
+            "seeds": ", ".join(map(str, row["scores"])),
+            "mean": row["mean"],
+            "spread": row["spread"],
+            "lift": f"{row['mean'] - result['before']['mean']:+.2f}",
+        }
+        for row in result["after"]
+    ]
+    rows = [{**dict.fromkeys(after[0], ""), **row} for row in rows] + after
+    last = result["after"][-1]
+    size = f"{last['texts']:,} distinct sentences, {last['steps']} steps, {last['precision']}, mean pooling."
+    return f"## {title}\n\n{words}\n\n{table(rows)}\n{size} Spread: largest minus smallest over seeds.\n"
+
+
+def speed(result: dict) -> str:
+    parts = [
+        "## Time per training step",
+        "",
+        f"Batch of {result['batch size']}; all contestants step on the same batches in turn, in one process; medians. "
+        "A step is everything from strings to updated weights. The floor is the real tokens of both views times the "
+        "time per token of a full rectangle, forward and backward.",
+    ]
+    if not result["native bf16"]:
+        parts.append(
+            "\nThis machine has no bfloat16 in hardware, so only float32 was measured; emulated, it would be slower."
+        )
+    for shape in result["shapes"]:
+        parts += ["", f"### {shape['shape']} (layers x width), {shape['real tokens']:,.0f} real tokens a step", ""]
+        parts.append(table(shape["rows"]))
+        parts.append(
+            'Where a step of ours goes, in milliseconds (masking is inside "views, forward and loss", too):\n'
+        )
+        parts.append(table([{"": name, **profile} for name, profile in shape["profile, ms"].items()]))
+    return "\n".join(parts)
+
+
+SECTIONS = {
+    "sts": lambda result: sts(
+        result,
+        "STS-B test before and after",
+        "Spearman x 100 of cosine similarity, the embedded model tuned on the paper's 10,000 sentences (which hold "
+        "223 sentences of the test set, as in the paper; no labels are used).",
+    ),
+    "learning_rate": lambda result: sts(
+        result,
+        "Learning rates for a small model, STS-B dev",
+        "Where `sentence-small` comes from: the paper's 2e-5 was chosen for models of 110M parameters.",
+    ),
+    "tuning_speed": speed,
+}
+
+
+def main() -> None:
+    parts = [HEAD]
+    for name, render in SECTIONS.items():
+        kept = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        parts.append(render(kept["result"]) + "\n" + source(kept["environment"]))
+    Path(RESULTS.parent, "results.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Do the benchmarks run, and do they print? Never how fast."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def run(data_dir, tmp_path, script, *arguments):
+    output = tmp_path / "result.json"
+    command = [sys.executable, str(BENCHMARKS / script), "--data", str(data_dir), "--output", str(output), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert str(data_dir) not in output.read_text(), "a result names a folder of one machine"
+    return json.loads(output.read_text())
+
+
+def test_tuning_speed(data_dir, tmp_path):
+    kept = run(data_dir, tmp_path, "tuning_speed.py", "--shapes", "1x64", "--steps", "1", "--batch-size", "16")
+    (shape,) = kept["result"]["shapes"]
+    assert {row["contestant"].split(", ")[0] for row in shape["rows"]} == {"ours", "host", "paper"}
+    assert all(row["seconds per step"] > 0 for row in shape["rows"])
+    assert shape["profile, ms"]["ours, fp32"]["backward"] > 0
+
+
+@pytest.mark.quality
+def test_sts(data_dir, tmp_path):
+    arguments = ["--split", "dev", "--seeds", "1", "--max-texts", "1000", "--learning-rates", "1e-4"]
+    kept = run(data_dir, tmp_path, "sts.py", *arguments)["result"]
+    assert kept["after"][0]["mean"] > kept["before"]["mean"] > kept["before"]["cls"]
+
+
+def test_results_are_what_the_json_says(tmp_path):
+    page = BENCHMARKS / "results.md"
+    before = page.read_text(encoding="utf-8")
+    subprocess.run([sys.executable, str(BENCHMARKS / "render.py")], check=True)
+    assert page.read_text(encoding="utf-8") == before, "results.md was edited by hand or not rendered"
