@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import ast
+import random
+import socket
+import sysconfig
+from pathlib import Path
+
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from sentence_transformers_mirror import SearchIndex, quickstart
+from sentence_transformers_mirror.quickstart import Docstring, read_docstrings, sentences, split
+
+DOCSTRING = """copyfile(src, dst) -> None
+
+Copy data from src to dst, e.g. in the
+most efficient way possible. If dst exists, it is replaced!
+
+>>> copyfile("a", "b")
+this is what the example prints out
+
+See shutil.copytree() for folders.  Nothing.
+
+   name    type    =====  ------  | default | 12 | 14 |
+"""
+
+
+def test_prose_is_kept_and_the_rest_is_not():
+    assert sentences(DOCSTRING) == [
+        "Copy data from src to dst, e.g. in the most efficient way possible.",
+        "If dst exists, it is replaced!",
+        "See shutil.copytree() for folders.",
+    ]
+
+
+def test_docstrings_are_read_and_nothing_is_imported(tmp_path):
+    source = '''
+    """This module must never be imported."""
+    raise SystemExit
+    class Box:
+        """A box with things in it. It can be opened and closed."""
+        def open(self):
+            """Open the box and look inside."""
+        open.setter
+        def open(self, value):
+            """Set whether the box is open."""
+        def _lock(self):
+            """Lock the box against all others."""
+        async def wait(self):
+            """Wait until somebody opens the box."""
+        def close(self):
+            """Close it."""
+    '''
+    for name in ("pkg/__init__.py", "pkg/test/test_box.py", "site-packages/other.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(source.replace("\n    ", "\n"))
+    (tmp_path / "broken.py").write_text("def f(:\n    '''This is no valid Python file.'''")
+    (tmp_path / "latin.py").write_bytes("'''Here is an é in Latin-1, undeclared.'''".encode("latin-1"))
+    (tmp_path / "zero.py").write_bytes(b"'''There is a zero byte \0 in this file.'''")
+    file = "pkg/__init__.py"
+    assert read_docstrings(tmp_path) == [
+        Docstring(file, "pkg", "This module must never be imported.", ()),
+        Docstring(file, "pkg.Box", "A box with things in it.", ("It can be opened and closed.",)),
+        Docstring(file, "pkg.Box.open", "Open the box and look inside.", ()),
+        Docstring(file, "pkg.Box.wait", "Wait until somebody opens the box.", ()),
+    ]
+
+
+def test_a_python_without_source_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no Python source"):
+        read_docstrings(tmp_path)
+
+
+def test_no_module_and_no_sentence_on_both_sides():
+    words = [f"word{i}" for i in range(400)]
+    rng = random.Random(0)
+    docstrings = [
+        Docstring(f"{i % 30}.py", f"m.f{i}", rng.choice(words), tuple(rng.choices(words, k=rng.randrange(3))))
+        for i in range(300)
+    ]
+    sizes = set()
+    for seed in range(20):
+        training, pairs = split(docstrings, seed)
+        assert (training, pairs) == split(docstrings, seed)
+        assert len(set(training)) == len(training)
+        held_out = [word for pair in pairs for text in pair for word in text.split()]
+        assert not set(held_out) & set(training)
+        sizes.add(len(pairs))
+    assert len(sizes) > 1
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    attempts = []
+
+    def connect(self, address):
+        attempts.append(address)
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    return attempts
+
+
+def test_tuning_helps_on_modules_that_were_not_tuned_on(tmp_path, monkeypatch, no_network):
+    monkeypatch.chdir(tmp_path)
+    result = quickstart.run("out", max_sentences=2_000, max_pairs=300)
+    assert result["tuned_on"] == 2_000 and result["steps"] == 10 and result["pairs"] == 300
+    assert 8_000 < result["sentences"] < 20_000
+    assert result["after"]["mrr"] > result["before"]["mrr"]
+    assert result["after"]["mrr_look_alikes"] > result["before"]["mrr_look_alikes"]
+    for ranks in (result["before"], result["after"], result["tfidf"]):
+        assert 0 < ranks["mrr"] < ranks["mrr_look_alikes"] < 1
+
+    assert not no_network
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    index = SearchIndex.load("out/index", model=SentenceTransformer(result["model"], device="cpu"))
+    assert [answer["question"] for answer in result["hits"]] == list(quickstart.QUESTIONS)
+    for answer in result["hits"]:
+        assert [hit["id"] for hit in answer["hits"]] == [hit.id for hit in index.search(answer["question"], top_k=3)]
+
+
+def test_the_library_itself_splits_into_prose():
+    path = Path(sysconfig.get_paths()["stdlib"], "shutil.py")
+    tree = ast.parse(path.read_bytes())
+    copytree = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "copytree")
+    first, *rest = sentences(ast.get_docstring(copytree))
+    assert first.startswith("Recursively copy a directory tree")
+    assert len(rest) > 5 and not any("\n" in sentence or ">>>" in sentence for sentence in rest)
