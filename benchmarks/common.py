@@ -51,6 +51,11 @@ def paper_sentences(data: Path) -> list[str]:
     return lines(data / "corpus/mirror_corpus/stsbenchmark_train_10k_sents_random_sampled.txt.gz")
 
 
+def paper_words(data: Path) -> list[str]:
+    """The 10,000 words that the paper tunes on."""
+    return lines(data / "corpus/mirror_corpus/en_words_top_10k.txt.gz")
+
+
 def environment() -> dict[str, str]:
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():

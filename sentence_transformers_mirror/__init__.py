@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # Names are resolved on first use (PEP 562): importing this package costs nothing, and the command line can parse its
 # arguments before torch is loaded.
 _HOMES = {
+    "CachedMirrorLoss": "cached_loss",
     "CharSpanMask": "views",
     "CorpusReport": "corpus",
     "Hit": "search",

@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.losses.gradcache import CachedLossMixin
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
+from sentence_transformers.sentence_transformer.losses.adaptive_layer import TransformerDecorator
 from sentence_transformers.sentence_transformer.model_card import SentenceTransformerModelCardCallback
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel, TrainingArguments
@@ -16,14 +19,17 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 __all__ = [
+    "CachedLossMixin",
     "PrinterCallback",
     "PrivateCardCallback",
     "ProgressCallback",
     "SentenceTransformerDataCollator",
     "attention_functions",
     "attention_name",
+    "describe_run",
     "encoders",
     "has_native_bf16",
+    "in_adaptive_layer_loss",
     "register_attention",
     "set_attention",
     "use_one_device",
@@ -74,6 +80,22 @@ def use_one_device(args: TrainingArguments) -> None:
     """Keep the Trainer from spreading one process over all GPUs with DataParallel, which splits the negatives."""
     if args.n_gpu > 1:
         args._n_gpu = 1
+
+
+def in_adaptive_layer_loss(model: nn.Module) -> bool:
+    """Whether a loss is called from within AdaptiveLayerLoss, which swaps the forward of the first module."""
+    return any(isinstance(vars(module).get("forward"), TransformerDecorator) for module in model.modules())
+
+
+def describe_run(model: SentenceTransformer, recipe: str, losses: list[float], epochs: float) -> None:
+    """Write into the model card how a model was tuned: tags, the recipe, and the loss at a few steps."""
+    card = model.model_card_data
+    card.add_tags(["mirror-bert", "self-supervised"])
+    card.non_default_hyperparameters["recipe"] = recipe
+    card.training_logs = [
+        {"Epoch": epochs * step / len(losses), "Step": step, "Training Loss": losses[step - 1]}
+        for step in sorted({1 + i * (len(losses) - 1) // 9 for i in range(10)} if losses else ())
+    ]
 
 
 class PrivateCardCallback(SentenceTransformerModelCardCallback):

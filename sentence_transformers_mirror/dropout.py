@@ -40,12 +40,16 @@ def _rates(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
                     yield module, child_name
 
 
+def dropout_state(model: nn.Module) -> tuple[object, ...]:
+    """What decides on the dropout of a forward pass, to be compared: all rates, the attention, and the mode."""
+    rates = [None if isinstance(rate, nn.Identity) else rate for rate in (getattr(m, n) for m, n in _rates(model))]
+    return (model.training, *(_host.attention_name(encoder) for encoder in _host.encoders(model)), *rates)
+
+
 def has_dropout(model: nn.Module) -> bool:
     """Whether dropout or DropHead makes two forward passes of a model in training mode differ."""
-    rates = [getattr(module, name) for module, name in _rates(model)]
-    names = [_host.attention_name(encoder) for encoder in _host.encoders(model)]
-    return any(not isinstance(rate, nn.Identity) and rate > 0 for rate in rates) or any(
-        name.startswith(_DROPHEAD) for name in names
+    return any(
+        value.startswith(_DROPHEAD) if isinstance(value, str) else bool(value) for value in dropout_state(model)[1:]
     )
 
 

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Router
 from sentence_transformers.util import all_gather, all_gather_with_grad, get_rank
 from torch import Tensor, nn
 
+from sentence_transformers_mirror import _host
 from sentence_transformers_mirror.dropout import has_dropout
 from sentence_transformers_mirror.packing import embed_packed
 from sentence_transformers_mirror.views import TokenSpanMask
@@ -180,12 +182,27 @@ class MirrorLoss(nn.Module):
             raise ValueError(f"groups must be at least 1, not {groups}; None chooses by the device.")
         self.model = model
         self.temperature = temperature
-        self.mask = None if mask is None else mask.bind(model.tokenizer)
+        self.mask = None if mask is None else mask.bind(_one_tokenizer(model))
         self.ignore_duplicates = ignore_duplicates
         self.groups = groups
         self.gather_across_devices = gather_across_devices
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
+        columns, layout, ids = self._columns(sentence_features)
+        groups = self.groups or (6 if layout[0].device.type == "cpu" else 2)
+        return nt_xent(
+            temperature=self.temperature, **self._gathered(embed_packed(self.model, columns, groups, layout), ids)
+        )
+
+    def _columns(
+        self, sentence_features: Iterable[dict[str, Tensor]]
+    ) -> tuple[list[dict], list[Tensor], list[Tensor]]:
+        """Features with the second view among them, the layout to pack them by, and what texts they are."""
+        if _host.in_adaptive_layer_loss(self.model):
+            raise ValueError(
+                "AdaptiveLayerLoss looks for layers in features that MirrorLoss makes anew for each pass; for smaller "
+                "models use MatryoshkaLoss around MirrorLoss, which shortens embeddings instead of models."
+            )
         columns = [dict(features) for features in sentence_features]
         for features in columns:
             _require_padded_tokens(features)
@@ -194,9 +211,7 @@ class MirrorLoss(nn.Module):
         if len(columns) == 1:
             columns.append(self._second_view(columns[0]))
             layout *= 2
-        groups = self.groups or (6 if layout[0].device.type == "cpu" else 2)
-        embeddings = embed_packed(self.model, columns, groups, layout)
-        return self._loss(embeddings, ids)
+        return columns, layout, ids
 
     def _second_view(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         # Not self.training: the Trainer never puts the loss into evaluation mode.
@@ -213,25 +228,26 @@ class MirrorLoss(nn.Module):
             generator = torch.Generator(features["input_ids"].device).manual_seed(0)
         return self.mask(features, generator)
 
-    def _loss(self, embeddings: list[Tensor], ids: list[Tensor]) -> Tensor:
+    def _gathered(self, embeddings: list[Tensor], ids: list[Tensor]) -> dict[str, Any]:
+        """Arguments of `nt_xent`: the embeddings of this rank as anchors, among those of all ranks if asked for."""
         a, b, *further = embeddings
+        rows = len(a)
         negatives = torch.cat(further) if further else None
         row_ids = torch.stack(ids[:2], dim=1) if ids else None
         negative_ids = torch.cat(ids[2:]) if ids[2:] else None
-        anchors = slice(None)
+        rank = 0
         if self.gather_across_devices:
-            anchors = slice(get_rank() * len(a), (get_rank() + 1) * len(a))
+            rank = get_rank()
             a, b, negatives = (None if x is None else all_gather_with_grad(x) for x in (a, b, negatives))
             row_ids, negative_ids = (None if x is None else all_gather(x) for x in (row_ids, negative_ids))
-        return nt_xent(
-            a,
-            b,
-            self.temperature,
-            row_ids=row_ids,
-            negatives=negatives,
-            negative_ids=negative_ids,
-            anchors=anchors,
-        )
+        return {
+            "a": a,
+            "b": b,
+            "row_ids": row_ids,
+            "negatives": negatives,
+            "negative_ids": negative_ids,
+            "anchors": slice(rank * rows, (rank + 1) * rows),
+        }
 
     def get_config_dict(self) -> dict[str, Any]:
         return {
@@ -256,6 +272,19 @@ class MirrorLoss(nn.Module):
       url={https://arxiv.org/abs/2104.08027},
 }
 """  # noqa: E501
+
+
+def _one_tokenizer(model: SentenceTransformer) -> Any:
+    """The tokenizer of all routes of a model; masks are drawn with the vocabulary of one."""
+    first = model[0]
+    routes = [route[0] for route in first.sub_modules.values()] if isinstance(first, Router) else [first]
+    tokenizers = [getattr(route, "tokenizer", None) for route in routes]
+    if any(other.get_vocab() != tokenizers[0].get_vocab() for other in tokenizers[1:]):
+        raise ValueError(
+            "The routes of this model read different vocabularies; pass mask=None (dropout alone makes the views), or "
+            "tune each route as a model of its own."
+        )
+    return tokenizers[0]
 
 
 def _require_padded_tokens(features: dict[str, Any]) -> None:

@@ -7,6 +7,10 @@ tokens, and each group is embedded at its own width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -55,35 +59,78 @@ def plan_groups(lengths: np.ndarray, groups: int) -> list[np.ndarray]:
     return parts
 
 
+@dataclass(frozen=True)
+class Packed:
+    """The rows of a batch, cut into the inputs of forward passes, and the way back.
+
+    Attributes:
+        parts: Features of each forward pass.
+        merged: For each set of columns that share forward passes: the columns, the rows of each, the number of parts,
+            and where each row went, shape (rows,), or None if none moved.
+    """
+
+    parts: list[dict[str, Any]]
+    merged: list[tuple[list[int], list[int], int, Tensor | None]]
+
+    def unpack(self, embeddings: list[Tensor]) -> list[Tensor]:
+        """From the embeddings of each part to those of each column, shape (rows, dim), rows in their first order."""
+        columns: dict[int, Tensor] = {}
+        remaining = iter(embeddings)
+        for members, sizes, count, inverse in self.merged:
+            rows = torch.cat(list(islice(remaining, count)))
+            if inverse is not None:
+                rows = rows.index_select(0, inverse)
+            columns.update(zip(members, rows.split(sizes), strict=True))
+        return [columns[i] for i in range(len(columns))]
+
+
+def pack(
+    columns: list[dict[str, Any]],
+    partition: Callable[[np.ndarray], list[np.ndarray]] | None,
+    layout: list[Tensor] | None = None,
+) -> Packed:
+    """Cut the rows of all columns into parts, each as wide as its longest row.
+
+    Rows keep what belongs to them (token types, positions) and are trimmed on their padded side, left or right.
+    Columns that differ in their keys or metadata (a prompt on one of them, another route) are packed on their own.
+    Finding the widths copies two integers a row to the host, the one device synchronisation of a step.
+
+    Args:
+        columns: Token features of each column; ``input_ids`` and ``attention_mask`` of shape (rows, tokens).
+        partition: From the lengths of all rows, shape (rows,), to arrays of row indices, together every row once.
+            None keeps the rows together and in order, and copies nothing if the columns are of one width.
+        layout: For each column the attention mask, shape (rows, tokens), that decides order and width; by default its
+            own. A view whose masked tokens were deleted is laid out like the view it was made from, so that the order
+            of rows is the same on every call (wrappers such as MatryoshkaLoss cache outputs by call order).
+    """
+    layout = [features["attention_mask"] for features in columns] if layout is None else layout
+    parts, merged, seen = [], [], set()
+    for index, features in enumerate(columns):
+        if index not in seen:
+            members = [i for i, other in enumerate(columns) if i not in seen and _mergeable(features, other)]
+            seen.update(members)
+            new, inverse = _cut([columns[i] for i in members], [layout[i] for i in members], partition)
+            parts += new
+            merged.append((members, [len(layout[i]) for i in members], len(new), inverse))
+    return Packed(parts, merged)
+
+
 def embed_packed(
     model: nn.Module, columns: list[dict[str, Any]], groups: int, layout: list[Tensor] | None = None
 ) -> list[Tensor]:
     """Embed all rows of all columns in ``groups`` forward passes over rows of like length.
 
-    Rows keep what belongs to them (token types, positions) and are trimmed on their padded side, left or right.
-    Columns that differ in their keys or metadata (a prompt on one of them, another route) are packed on their own.
-    Finding the widths copies two integers a row to the host, the one device synchronisation of a step; ``groups=1``
-    with columns of one width copies nothing.
-
     Args:
         model: Maps features to a dict with ``sentence_embedding``, shape (rows, dim).
-        columns: Token features of each column; ``input_ids`` and ``attention_mask`` of shape (rows, tokens).
-        groups: Forward passes, at least 1.
-        layout: For each column the attention mask, shape (rows, tokens), that decides order and width; by default its
-            own. A view whose masked tokens were deleted is laid out like the view it was made from, so that the order
-            of rows is the same on every call (wrappers such as MatryoshkaLoss cache outputs by call order).
+        columns: As of `pack`.
+        groups: Forward passes for each set of columns that go together, at least 1.
+        layout: As of `pack`.
 
     Returns:
         One tensor of embeddings a column, shape (rows, dim), rows in their original order.
     """
-    layout = [features["attention_mask"] for features in columns] if layout is None else layout
-    embeddings: dict[int, Tensor] = {}
-    for index, features in enumerate(columns):
-        if index not in embeddings:
-            members = [i for i, other in enumerate(columns) if i not in embeddings and _mergeable(features, other)]
-            merged = _embed_merged(model, [columns[i] for i in members], [layout[i] for i in members], groups)
-            embeddings.update(zip(members, merged.split([len(layout[i]) for i in members]), strict=True))
-    return [embeddings[i] for i in range(len(columns))]
+    packed = pack(columns, None if groups == 1 else partial(plan_groups, groups=groups), layout)
+    return packed.unpack([model(part)["sentence_embedding"] for part in packed.parts])
 
 
 def _mergeable(first: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -94,12 +141,13 @@ def _mergeable(first: dict[str, Any], other: dict[str, Any]) -> bool:
     )
 
 
-def _embed_merged(model: nn.Module, columns: list[dict[str, Any]], layout: list[Tensor], groups: int) -> Tensor:
+def _cut(
+    columns: list[dict[str, Any]], layout: list[Tensor], partition: Callable | None
+) -> tuple[list[dict[str, Any]], Tensor | None]:
     widths = [mask.shape[1] for mask in layout]
     width, rows = max(widths), sum(len(mask) for mask in layout)
-    if groups == 1 and min(widths) == width:
-        features = {key: _stack([column[key] for column in columns], widths, left=False) for key in columns[0]}
-        return model(features)["sentence_embedding"]
+    if partition is None and min(widths) == width:
+        return [{key: _stack([column[key] for column in columns], widths, left=False) for key in columns[0]}], None
     # Where the real tokens of a row begin (left padding) and end (right padding).
     begin = torch.cat([mask.long().argmax(1) for mask in layout])
     end = torch.cat([mask.shape[1] - mask.long().flip(1).argmax(1) for mask in layout])
@@ -109,14 +157,12 @@ def _embed_merged(model: nn.Module, columns: list[dict[str, Any]], layout: list[
         shift = np.repeat([width - w for w in widths], [len(mask) for mask in layout])
         begin, end = begin + shift, end + shift
     features = {key: _stack([column[key] for column in columns], widths, left) for key in columns[0]}
-    parts = plan_groups(end - begin, groups)
-    outputs = []
-    for part in parts:
-        index = torch.from_numpy(part).to(layout[0].device)
-        tokens = slice(int(begin[part].min()), int(end[part].max()))
-        outputs.append(model(_take(features, index, tokens, rows, width))["sentence_embedding"])
-    inverse = torch.from_numpy(np.argsort(np.concatenate(parts))).to(layout[0].device)
-    return torch.cat(outputs).index_select(0, inverse)
+    indices = [np.arange(rows)] if partition is None else partition(end - begin)
+    parts = []
+    for index in indices:
+        tokens = slice(int(begin[index].min()), int(end[index].max()))
+        parts.append(_take(features, torch.from_numpy(index).to(layout[0].device), tokens, rows, width))
+    return parts, torch.from_numpy(np.argsort(np.concatenate(indices))).to(layout[0].device)
 
 
 def _stack(values: list[Any], widths: list[int], left: bool) -> Any:

@@ -37,7 +37,7 @@ _SIGNATURE = re.compile(r"[\w.]+\(.*\)(\s*->.*)?")
 
 
 def run(
-    output_dir: str | Path | None = None, *, seed: int = 42, max_sentences: int = 6_000, max_pairs: int = 500
+    output_dir: str | Path | None = None, *, seed: int = 42, max_sentences: int = 4_000, max_pairs: int = 400
 ) -> dict:
     """Tune the embedded model on docstrings, measure it on docstrings of other modules, and ask three questions.
 

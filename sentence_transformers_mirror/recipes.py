@@ -23,6 +23,8 @@ class Recipe:
         weight_decay: AdamW's.
         epochs: Passes over the texts.
         batch_size: Texts a step; the other texts in it are the negatives.
+        mini_batch_size: Rows embedded at a time with their gradients cached, for a batch that does not fit into
+            memory; None for all at once, which is faster.
         max_length: Tokens read of a text in tuning, at most the model's own; the model keeps its own afterwards.
         ignore_duplicates: Whether equal texts in a batch are left out of each other's negatives.
     """
@@ -37,6 +39,7 @@ class Recipe:
     weight_decay: float = 0.01  # code
     epochs: int = 1  # Table 21
     batch_size: int = 200  # Table 21
+    mini_batch_size: int | None = None
     ignore_duplicates: bool = True  # ours: the paper's 10k sentences repeat 719, each a false negative
 
 
@@ -91,6 +94,7 @@ def _check(recipe: Recipe) -> None:
         "learning_rate": recipe.learning_rate > 0,
         "epochs": recipe.epochs >= 1,
         "batch_size": recipe.batch_size >= 2,
+        "mini_batch_size": recipe.mini_batch_size is None or recipe.mini_batch_size >= 1,
         "max_length": recipe.max_length >= 3,
     }
     ranges = {
@@ -101,6 +105,7 @@ def _check(recipe: Recipe) -> None:
         "learning_rate": "above 0",
         "epochs": "at least 1",
         "batch_size": "at least 2, since the other texts of a batch are the negatives",
+        "mini_batch_size": "None or at least 1",
         "max_length": "at least 3",
     }
     for name, holds in limits.items():

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from sentence_transformers_mirror import _host
+from sentence_transformers_mirror.cached_loss import CachedMirrorLoss
 from sentence_transformers_mirror.corpus import load_corpus
 from sentence_transformers_mirror.dropout import drophead, dropout_rate
 from sentence_transformers_mirror.loss import MirrorLoss
@@ -91,7 +92,7 @@ def mirror_tune(
         seed: Of the sample, the order, the masks and dropout. The same seed on the same machine gives equal weights.
         evaluator: Run before and after; its metrics are in the result.
         callbacks: For the Trainer.
-        prompt: Put before each text, never masked.
+        prompt: Put before each text, never masked. By default the one that ``model.encode`` would put there, if any.
         **overrides: Fields of the recipe to replace, such as ``learning_rate=1e-4``.
 
     Returns:
@@ -116,8 +117,16 @@ def mirror_tune(
         )
     if output_dir is not None:
         _require_writable(Path(output_dir))
+    if prompt is None:
+        prompt = model.prompts.get(model.default_prompt_name)
     max_length = min(recipe.max_length, model.max_seq_length or recipe.max_length)
-    mask = None if recipe.mask is None else TokenSpanMask(recipe.mask, recipe.mask_min_length)
+    truncated = _share_truncated(model, dataset, max_length, prompt)
+    if truncated > 0.2:
+        logger.warning(
+            f"{truncated:.0%} of the texts are longer than the {max_length} tokens read of them; split them into "
+            "sentences (load_corpus(..., split_sentences=True), or --split-sentences), or raise max_length."
+        )
+    loss = _loss(model, recipe)
     progress = _Progress(recipe)
     before = evaluator(model) if evaluator is not None else {}
     with ExitStack() as stack:
@@ -132,23 +141,25 @@ def mirror_tune(
             model=model,
             args=_arguments(model, recipe, workspace, seed, len(dataset)),
             train_dataset=dataset,
-            loss=MirrorLoss(model, recipe.temperature, mask, ignore_duplicates=recipe.ignore_duplicates),
+            loss=loss,
             data_collator=_host.SentenceTransformerDataCollator(
                 preprocess_fn=model.preprocess, prompts=prompt, max_length=max_length
             ),
             callbacks=[progress, *(callbacks or [])],
         )
         seconds, interrupted = _train(trainer, progress)
+    losses = [float(loss) for loss in trainer.step_losses[: trainer.state.global_step]]
+    _host.describe_run(model, str(recipe), losses, trainer.state.epoch or 0)
     after = evaluator(model) if evaluator is not None else {}
     if output_dir is not None:
         model.save_pretrained(str(output_dir))
     return TuningResult(
         steps=trainer.state.global_step,
         seconds=seconds,
-        losses=[float(loss) for loss in trainer.step_losses[: trainer.state.global_step]],
+        losses=losses,
         texts=len(dataset),
         dropped=report.dropped,
-        truncated=_share_truncated(model, dataset, max_length, prompt),
+        truncated=truncated,
         recipe=recipe,
         precision="bf16" if trainer.autocast_bf16 else "fp32",
         interrupted=interrupted,
@@ -218,6 +229,15 @@ class _Progress(TrainerCallback):
             f"the learning rate of {self.recipe.learning_rate:g} is likely too high; try a tenth of it. "
             "The model has its original weights back."
         )
+
+
+def _loss(model: SentenceTransformer, recipe: Recipe) -> MirrorLoss:
+    mask = None if recipe.mask is None else TokenSpanMask(recipe.mask, recipe.mask_min_length)
+    if recipe.mini_batch_size is None:
+        return MirrorLoss(model, recipe.temperature, mask, recipe.ignore_duplicates)
+    return CachedMirrorLoss(
+        model, recipe.temperature, mask, recipe.ignore_duplicates, mini_batch_size=recipe.mini_batch_size
+    )
 
 
 def _train(trainer: _MirrorTrainer, progress: _Progress) -> tuple[float, bool]:

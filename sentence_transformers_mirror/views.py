@@ -50,7 +50,10 @@ class TokenSpanMask(nn.Module):
             ValueError: If there is no text tokenizer to know.
         """
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
-            raise ValueError("Masking needs the tokenizer of a text model; this model has none (image or audio?).")
+            raise ValueError(
+                "Masking needs a transformer with a text tokenizer; static embeddings, image and audio models cannot "
+                "be mirror-tuned."
+            )
         bound = type(self)(**self.get_config_dict())
         vocabulary = tokenizer.get_vocab()
         size = max(vocabulary.values()) + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -24,10 +26,9 @@ def run(data_dir, tmp_path, script, *arguments):
 
 def test_tuning_speed(data_dir, tmp_path):
     kept = run(data_dir, tmp_path, "tuning_speed.py", "--shapes", "1x64", "--steps", "1", "--batch-size", "16")
-    (shape,) = kept["result"]["shapes"]
-    assert {row["contestant"].split(", ")[0] for row in shape["rows"]} == {"ours", "host", "paper"}
-    assert all(row["seconds per step"] > 0 for row in shape["rows"])
-    assert shape["profile, ms"]["ours, fp32"]["backward"] > 0
+    assert {row["contestant"].split(", ")[0] for row in kept["result"]["rows"]} == {"ours", "host", "paper"}
+    assert all(row["seconds per step"] > 0 for row in kept["result"]["rows"])
+    assert kept["result"]["profile, ms"]["ours, fp32"]["backward"] > 0
 
 
 @pytest.mark.quality
@@ -35,6 +36,35 @@ def test_sts(data_dir, tmp_path):
     arguments = ["--split", "dev", "--seeds", "1", "--max-texts", "1000", "--learning-rates", "1e-4"]
     kept = run(data_dir, tmp_path, "sts.py", *arguments)["result"]
     assert kept["after"][0]["mean"] > kept["before"]["mean"] > kept["before"]["cls"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak memory of a process")
+def test_batch_memory(data_dir, tmp_path):
+    kept = run(data_dir, tmp_path, "batch_memory.py", "--batch-sizes", "16", "64")["result"]
+    assert [row["texts in the batch"] for row in kept["rows"]] == [16, 64]
+    assert all(row["peak, MB"] >= row["before the step, MB"] > 0 for row in kept["rows"])
+
+
+@pytest.mark.quality
+def test_ablations(data_dir, tmp_path):
+    study = "word: epochs (recipe: 2)"
+    kept = run(data_dir, tmp_path, "ablations.py", "--studies", study, "--seeds", "1", "--max-texts", "200")["result"]
+    assert set(kept[study]) == {"1", "4"}
+    assert all(0 < row["dev"][0] < 100 and 0 < row["test"][0] < 100 for row in kept[study].values())
+
+
+def test_every_ablation_steps(tmp_path, tiny_model, texts, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import ablations
+
+    tiny_model.save_pretrained(str(tmp_path / "tiny"))
+    monkeypatch.setattr(ablations, "embedded_model_path", lambda: str(tmp_path / "tiny"))
+    for variants in ablations.STUDIES.values():
+        for variant in variants.values():
+            variant.recipe = dataclasses.replace(variant.recipe, batch_size=4, epochs=1)
+            variant.texts = 4
+            model = variant.tune(texts, seed=1)
+            assert not model.training and torch.isfinite(model.encode("a text", convert_to_tensor=True)).all()
 
 
 def test_results_are_what_the_json_says(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,26 +11,109 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+RUN = {
+    "from_text_file.py",
+    "domain_corpus.py",
+    "own_trainer.py",
+    "multi_gpu.py",
+    "question_answer_pairs.py",
+    "words_and_phrases.py",
+    "short_vectors_and_onnx.py",
+    "mirror_tuning.ipynb",
+}
 
 
-def run(tmp_path, texts, script, *arguments):
-    path = tmp_path / "texts.txt"
-    path.write_text("\n".join(texts), encoding="utf-8")
-    command = [sys.executable, str(EXAMPLES / script), str(path), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+def run(folder, *arguments):
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=folder, timeout=180
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
+@pytest.fixture
+def text_file(tmp_path, texts):
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(texts), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def tiny(tiny_model, tmp_path):
+    tiny_model.save_pretrained(str(tmp_path / "tiny"))
+    return ["--model", tmp_path / "tiny"]
+
+
 def test_every_example_is_tested():
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"from_text_file.py", "own_trainer.py"}
+    assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == RUN
 
 
-def test_from_text_file(tmp_path, texts):
-    assert "1 steps in" in run(tmp_path, texts, "from_text_file.py", str(tmp_path / "out"))
+def test_from_text_file(tmp_path, text_file):
+    assert "1 steps in" in run(tmp_path, EXAMPLES / "from_text_file.py", text_file, "out")
     assert (tmp_path / "out" / "modules.json").exists()
 
 
 @pytest.mark.parametrize("loop", ["trainer", "fit"])
-def test_own_trainer(tmp_path, texts, loop):
-    assert "tensor(" in run(tmp_path, texts, "own_trainer.py", "--loop", loop, "--batch-size", "8")
+def test_own_trainer(tmp_path, text_file, tiny, loop):
+    script = EXAMPLES / "own_trainer.py"
+    assert "tensor(" in run(tmp_path, script, text_file, "--loop", loop, "--batch-size", "8", *tiny)
+
+
+def test_domain_corpus(tmp_path, texts, tiny):
+    path = tmp_path / "documents.txt"
+    path.write_text("\n".join(f"{first} {second}" for first in texts[:6] for second in texts[6:]), encoding="utf-8")
+    assert "held-out documents" in run(tmp_path, EXAMPLES / "domain_corpus.py", path, "out", *tiny)
+    assert (tmp_path / "out" / "modules.json").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="torchrun's rendezvous needs libuv, which wheels for Windows lack")
+def test_multi_gpu(tmp_path, text_file, tiny):
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    printed = run(tmp_path, *torchrun, EXAMPLES / "multi_gpu.py", text_file, "out", "--batch-size", "4", *tiny)
+    assert "2 steps of 2 x 4 texts" in printed
+    assert (tmp_path / "out" / "modules.json").exists()
+
+
+def test_question_answer_pairs(tmp_path, texts, tiny):
+    path = tmp_path / "pairs.tsv"
+    rows = [f"{question}\t{answer}" for question, answer in zip(texts[:8], texts[8:], strict=True)]
+    path.write_text("\n".join(["question\tanswer", *rows]), encoding="utf-8")
+    assert "of 8 questions" in run(tmp_path, EXAMPLES / "question_answer_pairs.py", path, "out", *tiny)
+    assert (tmp_path / "out" / "modules.json").exists()
+
+
+@pytest.mark.parametrize("recipe", ["word", "phrase"])
+def test_words_and_phrases(tmp_path, tiny, recipe):
+    path = tmp_path / "words.txt"
+    path.write_text("\n".join(["cat", "dog", "open file", "window", "ball", "knife"]), encoding="utf-8")
+    printed = run(tmp_path, EXAMPLES / "words_and_phrases.py", path, "out", "--recipe", recipe, *tiny)
+    assert printed.startswith("cat: ")
+
+
+def test_short_vectors(tmp_path, text_file, tiny):
+    printed = run(tmp_path, EXAMPLES / "short_vectors_and_onnx.py", text_file, "out", *tiny)
+    assert printed.splitlines()[-3:] == [f"{size} dimensions: (1, {size})" for size in (32, 16, 8)]
+
+
+@pytest.mark.skipif(
+    not all(map(importlib.util.find_spec, ("optimum", "onnxruntime"))),
+    reason='needs pip install "sentence-transformers[onnx]"',
+)
+def test_onnx(tmp_path, text_file, tiny):
+    printed = run(tmp_path, EXAMPLES / "short_vectors_and_onnx.py", text_file, "out", "--onnx", *tiny)
+    assert float(printed.split("largest difference to PyTorch: ")[1]) < 1e-4
+
+
+@pytest.mark.quality
+def test_notebook(tmp_path):
+    cells = json.loads((EXAMPLES / "mirror_tuning.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert len(cells) <= 15
+    assert not any(cell.get("outputs") for cell in cells), "clear the outputs before committing"
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    # The installation is the one cell that is not Python.
+    script = tmp_path / "notebook.py"
+    script.write_text("\n".join(cell for cell in code if not cell.startswith("!pip")), encoding="utf-8")
+    printed = run(tmp_path, script)
+    before, after = printed.split("before ")[1].splitlines()[0].split(", after ")
+    assert float(after) > float(before)
+    assert (tmp_path / "tuned" / "modules.json").exists()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -249,6 +250,48 @@ def test_no_text_of_the_corpus_is_saved(make_model, tmp_path):
         assert not any(text.encode() in content for text in TEXTS), path
 
 
+def test_the_card_says_how_the_model_was_made(tiny_model, texts, tmp_path):
+    tiny_model.model_card_data.base_model = "somebody/some-model"
+    evaluator = EmbeddingSimilarityEvaluator(texts[:8], texts[8:], [i / 8 for i in range(8)], name="some-set")
+    result = mirror_tune(tiny_model, texts, **FAST, output_dir=tmp_path / "out", evaluator=evaluator)
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    header = card.split("---")[1]
+    assert "base_model: somebody/some-model" in header
+    assert "- mirror-bert\n" in header and "- self-supervised\n" in header
+    assert "liu2021fast" in card and "MirrorLoss" in card
+    assert "`recipe`: Recipe(temperature=0.04, mask=0.1" in card
+    assert f"{result.losses[-1]:.4f}" in card
+    assert f"{result.after['some-set_spearman_cosine']:.4f}" in card
+
+
+def test_push_to_hub(tiny_model, texts, monkeypatch):
+    """What plain sentence-transformers uploads after tuning, with the hub played by a stub."""
+    uploaded = {}
+
+    class Hub:
+        def __init__(self, token=None):
+            pass
+
+        def create_repo(self, repo_id, **kwargs):
+            return SimpleNamespace(repo_id=repo_id)
+
+        def upload_folder(self, repo_id, folder_path, **kwargs):
+            files = [path for path in Path(folder_path).rglob("*") if path.is_file()]
+            uploaded.update({path.relative_to(folder_path).as_posix(): path.read_bytes() for path in files})
+            return SimpleNamespace(oid="0", commit_url="")
+
+        def __getattr__(self, name):
+            raise AssertionError(f"an unexpected call to the hub: {name}")
+
+    monkeypatch.setattr("sentence_transformers.base.model.HfApi", Hub)
+    mirror_tune(tiny_model, texts, **FAST)
+    tiny_model.push_to_hub("somebody/tuned")
+    assert {"README.md", "modules.json", "model.safetensors", "tokenizer.json"} <= set(uploaded)
+    card = uploaded["README.md"].decode()
+    assert "somebody/tuned" in card and "mirror-bert" in card
+    assert not any(text.encode() in content for text in texts if len(text) > 10 for content in uploaded.values())
+
+
 LOAD = """
 import builtins, sys
 find = builtins.__import__
@@ -345,6 +388,24 @@ def assert_untouched(model, *args, error, match, **kwargs):
 )
 def test_texts_of_no_use(tiny_model, texts, match):
     assert_untouched(tiny_model, texts, error=ValueError, match=match)
+
+
+def test_a_batch_that_does_not_fit_is_embedded_in_parts(make_model, texts):
+    plain, cached = make_model("bert"), make_model("bert")
+    options = {"batch_size": 8, "dropout": 0.0}
+    expected = mirror_tune(plain, texts, **options).losses
+    result = mirror_tune(cached, texts, **options, mini_batch_size=4)
+    assert result.recipe.mini_batch_size == 4
+    np.testing.assert_allclose(result.losses, expected, rtol=1e-3)
+
+
+def test_texts_that_are_mostly_cut_off_are_reported(tiny_model, texts, caplog):
+    result = mirror_tune(tiny_model, texts, max_length=5)
+    assert result.truncated > 0.2
+    assert "split them into sentences" in caplog.text
+    caplog.clear()
+    assert mirror_tune(tiny_model, texts).truncated == 0
+    assert "split them" not in caplog.text
 
 
 def test_a_text_of_a_million_characters(tiny_model, texts):

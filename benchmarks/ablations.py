@@ -1,0 +1,269 @@
+"""What each part of the method is worth on the embedded model: one change at a time, three seeds each.
+
+Sentence studies tune on the paper's 10,000 sentences; choices are made on STS-B dev and reported on STS12-15 and STS-B
+test. Word studies tune on the paper's 10,000 words, chosen on SimLex-999 and reported on Multi-SimLex (English). All
+numbers are Spearman x 100 of cosine similarity. Each study varies one thing and leaves the rest as in the recipe named
+`sentence` (`word`), with the learning rate for small models. Finished variants are kept and not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from common import RESULTS, add_data, keep, paper_sentences, paper_words, parser, table
+from scipy.stats import spearmanr
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+from sentence_transformers_mirror import (
+    RECIPES,
+    CharSpanMask,
+    MirrorLoss,
+    Recipe,
+    TokenSpanMask,
+    drophead,
+    dropout_rate,
+    embedded_model_path,
+    nt_xent,
+)
+from sentence_transformers_mirror._host import has_native_bf16
+
+BF16 = has_native_bf16(torch.device("cpu"))
+
+
+class TokenMask(TokenSpanMask):
+    """Spans that begin and end anywhere, instead of at the borders of words."""
+
+    def bind(self, tokenizer):
+        bound = super().bind(tokenizer)
+        bound.starts_word.fill_(True)
+        return bound
+
+
+class SameDropout(MirrorLoss):
+    """Both views of a text lose the same activations: only the mask tells them apart."""
+
+    def forward(self, sentence_features, labels=None):
+        columns, _, ids = self._columns(sentence_features)
+        state = torch.get_rng_state()
+        embeddings = []
+        for features in columns:
+            torch.set_rng_state(state)
+            embeddings.append(self.model(features)["sentence_embedding"])
+        return nt_xent(temperature=self.temperature, **self._gathered(embeddings, ids))
+
+
+class NoiseNegatives(MirrorLoss):
+    """Gaussian vectors as further negatives, as many as texts (GS-InfoNCE, arXiv 2109.04321)."""
+
+    def _gathered(self, embeddings, ids):
+        return super()._gathered([*embeddings, torch.randn_like(embeddings[0].float())], [])
+
+
+class MixedNegatives(MirrorLoss):
+    """A fifth of each positive mixed into another text's, as a further, harder negative (MixCSE, arXiv 2204.03955)."""
+
+    def _gathered(self, embeddings, ids):
+        positives = F.normalize(embeddings[1].detach().float(), dim=-1)
+        mixed = 0.2 * positives + 0.8 * positives.roll(1, 0)
+        return super()._gathered([*embeddings, mixed], [])
+
+
+def repeat_words(text: str) -> str:
+    """Up to 0.32 of the words said twice (ESimCSE, arXiv 2109.04380)."""
+    words = text.split()
+    twice = set(
+        random.sample(range(len(words)), random.randint(0, max(2, int(0.32 * len(words))) if len(words) > 2 else 0))
+    )
+    return " ".join(f"{word} {word}" if i in twice else word for i, word in enumerate(words))
+
+
+class Variant:
+    """One way to tune: a recipe, and what no recipe can say."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        pooling: str = "mean",
+        loss: Callable[..., MirrorLoss] = MirrorLoss,
+        mask: type[TokenSpanMask] = TokenSpanMask,
+        second_view: Callable[[SentenceTransformer], Callable[[str], str]] | None = None,
+        texts: int | None = None,
+        distinct: bool = True,
+    ) -> None:
+        self.recipe, self.pooling, self.loss, self.mask = recipe, pooling, loss, mask
+        self.second_view, self.texts, self.distinct = second_view, texts, distinct
+
+    def tune(self, texts: list[str], seed: int) -> SentenceTransformer:
+        recipe = self.recipe
+        transformer = Transformer(embedded_model_path())
+        model = SentenceTransformer(
+            modules=[transformer, Pooling(transformer.get_embedding_dimension(), self.pooling)], device="cpu"
+        )
+        random.seed(seed)
+        torch.manual_seed(seed)
+        texts = list(dict.fromkeys(texts)) if self.distinct else list(texts)
+        if self.texts is not None:
+            texts = random.sample(texts, self.texts)
+        mask = None if recipe.mask is None else self.mask(recipe.mask, recipe.mask_min_length)
+        loss = self.loss(model, recipe.temperature, mask, recipe.ignore_duplicates)
+        second_view = None if self.second_view is None else self.second_view(model)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+        )
+        length = model.max_seq_length
+        model.max_seq_length = recipe.max_length
+        with ExitStack() as stack:
+            stack.enter_context(dropout_rate(model, recipe.dropout))
+            if recipe.drophead:
+                stack.enter_context(drophead(model, recipe.drophead))
+            model.train()
+            for _ in range(recipe.epochs):
+                random.shuffle(texts)
+                for begin in range(0, len(texts) - recipe.batch_size + 1, recipe.batch_size):
+                    batch = texts[begin : begin + recipe.batch_size]
+                    columns = [batch] if second_view is None else [batch, [second_view(text) for text in batch]]
+                    with torch.autocast("cpu", torch.bfloat16, enabled=BF16):
+                        value = loss([model.preprocess(column) for column in columns])
+                    value.backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
+        model.max_seq_length = length
+        return model.eval()
+
+
+def identical(model: SentenceTransformer) -> Callable[[str], str]:
+    return lambda text: text
+
+
+def char_span(model: SentenceTransformer) -> Callable[[str], str]:
+    return CharSpanMask(model.tokenizer)
+
+
+def repetition(model: SentenceTransformer) -> Callable[[str], str]:
+    return repeat_words
+
+
+SENTENCE = RECIPES["sentence-small"]
+UNMASKED = replace(SENTENCE, mask=None)
+WORD = replace(RECIPES["word"], learning_rate=SENTENCE.learning_rate)
+
+
+def vary(recipe: Recipe, field: str, values: list) -> dict[str, Variant]:
+    return {str(value): Variant(replace(recipe, **{field: value})) for value in values}
+
+
+# The recipe itself is run once and is the first row of each table.
+STUDIES = {
+    "sentence: the recipe": {"the recipe": Variant(SENTENCE)},
+    "sentence: what makes the views differ (recipe: mask and dropout 0.1)": {
+        "dropout only": Variant(UNMASKED),
+        "mask only": Variant(replace(SENTENCE, dropout=0.0)),
+        "neither": Variant(replace(UNMASKED, dropout=0.0), second_view=identical),
+        "both, the same dropout in both views": Variant(SENTENCE, loss=SameDropout),
+        "mask, DropHead 0.2, no dropout": Variant(replace(SENTENCE, dropout=0.0, drophead=0.2)),
+        "mask, DropHead 0.2, dropout 0.1": Variant(replace(SENTENCE, drophead=0.2)),
+    },
+    "sentence: kind of mask (recipe: a span of whole words)": {
+        "a span of tokens": Variant(SENTENCE, mask=TokenMask),
+        "5 characters (the paper)": Variant(UNMASKED, second_view=char_span),
+        "words said twice (ESimCSE)": Variant(UNMASKED, second_view=repetition),
+    },
+    "sentence: duplicates (recipe: left out of the corpus)": {
+        "in, no negatives of each other": Variant(SENTENCE, distinct=False),
+        "in, negatives (the paper)": Variant(replace(SENTENCE, ignore_duplicates=False), distinct=False),
+    },
+    "sentence: further negatives (recipe: none)": {
+        "noise (GS-InfoNCE)": Variant(SENTENCE, loss=NoiseNegatives),
+        "mixed (MixCSE)": Variant(SENTENCE, loss=MixedNegatives),
+    },
+    "sentence: pooling (recipe: mean)": {"cls": Variant(SENTENCE, pooling="cls")},
+    "sentence: temperature (recipe: 0.04)": vary(SENTENCE, "temperature", [0.02, 0.07, 0.1, 0.2]),
+    "sentence: share masked (recipe: 0.1)": vary(SENTENCE, "mask", [0.05, 0.2, 0.3, 0.5]),
+    "sentence: dropout (recipe: 0.1)": vary(SENTENCE, "dropout", [0.05, 0.2, 0.3]),
+    "sentence: batch size (recipe: 200)": vary(SENTENCE, "batch_size", [50, 100, 400]),
+    "sentence: texts (recipe: all 9,281)": {str(n): Variant(SENTENCE, texts=n) for n in (1_000, 2_000, 5_000)},
+    "sentence: epochs (recipe: 1)": vary(SENTENCE, "epochs", [2, 3]),
+    "word: the recipe": {"the recipe": Variant(WORD)},
+    "word: what makes the views differ (recipe: dropout 0.1)": {
+        "neither": Variant(replace(WORD, dropout=0.0), second_view=identical),
+        "DropHead 0.2, no dropout": Variant(replace(WORD, dropout=0.0, drophead=0.2)),
+    },
+    "word: temperature (recipe: 0.2)": vary(WORD, "temperature", [0.04, 0.1, 0.4]),
+    "word: epochs (recipe: 2)": vary(WORD, "epochs", [1, 4]),
+    "word: learning rate (recipe: as for sentences)": vary(WORD, "learning_rate", [2e-5, 3e-4]),
+}
+
+# Chosen on the first, reported on the others.
+SETS = {
+    "sentence": ("STSB.dev", ["STS12.test", "STS13.test", "STS14.test", "STS15.test", "STSB.test"]),
+    "word": ("simlex999", ["multisimlex.ENG"]),
+}
+
+
+@cache
+def pairs(data: Path, name: str) -> tuple[list[str], list[str], list[float]]:
+    folder, columns = ("wordsim", ("word1", "word2")) if "sim" in name else ("sts", ("sentence1", "sentence2"))
+    (path,) = (data / folder).glob(f"{name}.tsv*")
+    rows = table(path)
+    return *([row[column] for row in rows] for column in columns), [float(row["score"]) for row in rows]
+
+
+def evaluate(model: SentenceTransformer, data: Path, names: list[str]) -> dict[str, float]:
+    scores = {}
+    for name in names:
+        first, second, gold = pairs(data, name)
+        texts = list(dict.fromkeys([*first, *second]))
+        with torch.autocast("cpu", torch.bfloat16, enabled=BF16):
+            vectors = model.encode(texts, batch_size=128, normalize_embeddings=True, show_progress_bar=False)
+        rows = {text: row for row, text in enumerate(texts)}
+        cosines = np.sum(
+            vectors[[rows[text] for text in first]] * vectors[[rows[text] for text in second]],
+            axis=1,
+            dtype=np.float64,
+        )
+        scores[name] = round(100 * spearmanr(cosines, gold).statistic, 2)
+    return scores
+
+
+def main() -> None:
+    args = parser(__doc__)
+    add_data(args)
+    args.add_argument("--studies", nargs="+", default=list(STUDIES), metavar="NAME", choices=list(STUDIES))
+    args.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    args.add_argument("--max-texts", type=int, help="of the corpus, for a quick look")
+    args = args.parse_args()
+    path = args.output or RESULTS / "ablations.json"
+    kept = json.loads(path.read_text(encoding="utf-8"))["result"] if path.exists() else {}
+    corpora = {"sentence": paper_sentences(args.data), "word": paper_words(args.data)}
+    for study in args.studies:
+        kind = study.split(":")[0]
+        chosen, reported = SETS[kind]
+        for name, variant in STUDIES[study].items():
+            if name in kept.get(study, {}):
+                continue
+            seeds = []
+            for seed in args.seeds:
+                model = variant.tune(corpora[kind][: args.max_texts], seed)
+                seeds.append(evaluate(model, args.data, [chosen, *reported]))
+            kept.setdefault(study, {})[name] = {
+                "dev": [scores[chosen] for scores in seeds],
+                "test": [round(statistics.mean(scores[each] for each in reported), 2) for scores in seeds],
+                "sets": seeds,
+            }
+            print(f"{study} / {name}: {kept[study][name]}", flush=True)
+            keep("ablations", kept, args.output)
+
+
+if __name__ == "__main__":
+    main()

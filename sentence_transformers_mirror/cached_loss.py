@@ -1,0 +1,170 @@
+"""MirrorLoss at constant memory, through the host's gradient cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+
+from sentence_transformers_mirror import _host
+from sentence_transformers_mirror.dropout import dropout_state
+from sentence_transformers_mirror.loss import MirrorLoss, nt_xent
+from sentence_transformers_mirror.packing import Packed, pack
+from sentence_transformers_mirror.views import TokenSpanMask
+
+# Anchor rows whose similarities to all candidates are held at a time: at 65,536 texts, 2 x 128 x 131,072 of them.
+_CHUNK = 128
+
+
+class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        temperature: float = 0.04,
+        mask: TokenSpanMask | None = TokenSpanMask(),
+        ignore_duplicates: bool = True,
+        mini_batch_size: int = 64,
+        gather_across_devices: bool = False,
+        show_progress_bar: bool = False,
+    ) -> None:
+        """
+        :class:`MirrorLoss` for batches that do not fit into memory: the same value and the same gradients, at the
+        memory of one mini-batch (GradCache). All texts of the batch remain each other's negatives, which gradient
+        accumulation does not do. Everything is embedded twice, so a step takes about a third longer.
+
+        Args:
+            model: The SentenceTransformer to tune.
+            temperature: As in :class:`MirrorLoss`.
+            mask: As in :class:`MirrorLoss`; drawn once a batch, before anything is embedded.
+            ignore_duplicates: As in :class:`MirrorLoss`.
+            mini_batch_size: Rows embedded at a time, of like length; sets the memory, and changes no result.
+            gather_across_devices: As in :class:`MirrorLoss`.
+            show_progress_bar: Whether to show a bar over the mini-batches of a step.
+
+        References:
+            - Fast, Effective, and Self-Supervised: Transforming Masked Language Models into Universal Lexical and
+              Sentence Encoders, https://arxiv.org/abs/2104.08027
+            - Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup, https://arxiv.org/abs/2101.06983
+
+        Requirements:
+            1. As :class:`MirrorLoss`.
+            2. A `dropout_rate` or `drophead` context has to stay open until ``backward`` has returned.
+
+        Inputs:
+            As :class:`MirrorLoss`.
+
+        Recommendations:
+            - Not together with gradient checkpointing, which saves the same memory again at the cost of time.
+
+        Relations:
+            - Equal to :class:`MirrorLoss` at any batch size; that one is faster where the batch fits.
+
+        Example:
+            ::
+
+                from datasets import Dataset
+                from sentence_transformers import (
+                    SentenceTransformer,
+                    SentenceTransformerTrainer,
+                    SentenceTransformerTrainingArguments,
+                )
+                from sentence_transformers_mirror import CachedMirrorLoss
+
+                model = SentenceTransformer("bert-base-uncased")
+                args = SentenceTransformerTrainingArguments(output_dir="tuned", per_device_train_batch_size=8192)
+                train_dataset = Dataset.from_dict({"text": ["It's nice weather outside today.", "He drove to work."]})
+                trainer = SentenceTransformerTrainer(
+                    model=model,
+                    args=args,
+                    train_dataset=train_dataset,
+                    loss=CachedMirrorLoss(model, mini_batch_size=64),
+                )
+                trainer.train()
+
+        Raises:
+            ValueError: If the temperature is not above 0, mini_batch_size is below 1, or the model reads no text.
+            RuntimeError: In ``backward``, if the dropout of the model changed since the loss was computed.
+        """
+        super().__init__(model, temperature, mask, ignore_duplicates, gather_across_devices=gather_across_devices)
+        if mini_batch_size < 1:
+            raise ValueError(f"mini_batch_size must be at least 1, not {mini_batch_size}; 64 is a good start.")
+        self.mini_batch_size = mini_batch_size
+        self.show_progress_bar = show_progress_bar
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
+        columns, layout, ids = self._columns(sentence_features)
+        packed = pack(columns, self._mini_batches, layout)
+        # The host hands what it calls labels through to calculate_loss; kept there, two steps cannot mix.
+        return self.forward_cached(packed.parts, _Step(packed, ids))
+
+    def _mini_batches(self, lengths: np.ndarray) -> list[np.ndarray]:
+        """Rows of like length together; as many mini-batches for any lengths, as DDP needs."""
+        order = np.argsort(lengths, kind="stable")
+        return np.split(order, range(self.mini_batch_size, len(order), self.mini_batch_size))
+
+    def calculate_loss(self, reps: list[list[Tensor]], labels: _Step, *, with_backward: bool = False) -> Tensor:
+        embeddings = labels.packed.unpack([torch.cat(part) for part in reps])
+        arguments = self._gathered(embeddings, labels.ids)
+        anchors: slice = arguments.pop("anchors")
+        attached = {name: arguments[name] for name in ("a", "b", "negatives") if arguments[name] is not None}
+        if with_backward:
+            # The chunks add their gradients up here; unpacking and gathering are traversed once, at the end.
+            arguments |= {name: tensor.detach().requires_grad_() for name, tensor in attached.items()}
+        total = torch.zeros((), device=embeddings[0].device)
+        for begin in range(anchors.start, anchors.stop, _CHUNK):
+            part = slice(begin, min(begin + _CHUNK, anchors.stop))
+            share = (part.stop - part.start) / (anchors.stop - anchors.start)
+            loss = share * nt_xent(temperature=self.temperature, anchors=part, **arguments)
+            if with_backward:
+                loss.backward()
+            total = total + loss.detach() if with_backward else total + loss
+        if with_backward:
+            torch.autograd.backward(list(attached.values()), [arguments[name].grad for name in attached])
+        return total
+
+    def embed_minibatch(
+        self,
+        sentence_feature: dict[str, Tensor],
+        begin: int,
+        end: int,
+        with_grad: bool,
+        copy_random_state: bool,
+        random_state: _Replay | None = None,
+    ) -> tuple[Tensor, _Replay]:
+        state = dropout_state(self.model)
+        if random_state is not None and random_state.dropout != state:
+            raise RuntimeError(
+                "The dropout of the model changed between the loss and backward, so the gradients would be those of "
+                "other embeddings; keep the dropout_rate or drophead context open, and the model in training mode, "
+                "until backward has returned."
+            )
+        context = None if random_state is None else random_state.context
+        embeddings, context = super().embed_minibatch(
+            sentence_feature, begin, end, with_grad, copy_random_state, context
+        )
+        return embeddings, _Replay(context, state)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        config = super().get_config_dict() | {"mini_batch_size": self.mini_batch_size}
+        del config["groups"]
+        return config
+
+
+@dataclass(frozen=True)
+class _Step:
+    packed: Packed
+    ids: list[Tensor]
+
+
+@dataclass(frozen=True)
+class _Replay:
+    """What the second pass over a mini-batch needs to equal the first."""
+
+    context: AbstractContextManager | None
+    dropout: tuple[object, ...]
