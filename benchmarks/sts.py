@@ -17,8 +17,8 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from sentence_transformers_mirror import embedded_model_path, mirror_tune
 
 
-def stsb(data: Path, split: str) -> EmbeddingSimilarityEvaluator:
-    rows = table(data / f"sts/STSB.{split}.tsv.gz")
+def stsb(data: Path, split: str, pairs: int | None = None) -> EmbeddingSimilarityEvaluator:
+    rows = table(data / f"sts/STSB.{split}.tsv.gz")[:pairs]
     return EmbeddingSimilarityEvaluator(
         *([row[key] for row in rows] for key in ("sentence1", "sentence2")),
         scores=[float(row["score"]) for row in rows],
@@ -48,8 +48,9 @@ def main() -> None:
     args.add_argument("--split", default="test", choices=["dev", "test"])
     args.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     args.add_argument("--max-texts", type=int, default=10_000)
+    args.add_argument("--pairs", type=int, help="of the split, for a quick look")
     args = args.parse_args()
-    evaluator = stsb(args.data, args.split)
+    evaluator = stsb(args.data, args.split, args.pairs)
     sentences = paper_sentences(args.data)
     before = {pooling: round(spearman(evaluator, load(args.model, pooling)), 2) for pooling in ("mean", "cls")}
     print(f"before: {before}", flush=True)

@@ -120,13 +120,13 @@ def mirror_tune(
     if prompt is None:
         prompt = model.prompts.get(model.default_prompt_name)
     max_length = min(recipe.max_length, model.max_seq_length or recipe.max_length)
+    loss = _loss(model, recipe)
     truncated = _share_truncated(model, dataset, max_length, prompt)
     if truncated > 0.2:
         logger.warning(
             f"{truncated:.0%} of the texts are longer than the {max_length} tokens read of them; split them into "
             "sentences (load_corpus(..., split_sentences=True), or --split-sentences), or raise max_length."
         )
-    loss = _loss(model, recipe)
     progress = _Progress(recipe)
     before = evaluator(model) if evaluator is not None else {}
     with ExitStack() as stack:

@@ -6,6 +6,9 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two workers whose threads wait for each other's on two cores are slower than one.
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 from collections.abc import Callable
 from copy import deepcopy

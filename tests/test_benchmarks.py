@@ -33,15 +33,15 @@ def test_tuning_speed(data_dir, tmp_path):
 
 @pytest.mark.quality
 def test_sts(data_dir, tmp_path):
-    arguments = ["--split", "dev", "--seeds", "1", "--max-texts", "1000", "--learning-rates", "1e-4"]
+    arguments = ["--split", "dev", "--seeds", "1", "--max-texts", "1000", "--learning-rates", "1e-4", "--pairs", "300"]
     kept = run(data_dir, tmp_path, "sts.py", *arguments)["result"]
     assert kept["after"][0]["mean"] > kept["before"]["mean"] > kept["before"]["cls"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak memory of a process")
 def test_batch_memory(data_dir, tmp_path):
-    kept = run(data_dir, tmp_path, "batch_memory.py", "--batch-sizes", "16", "64")["result"]
-    assert [row["texts in the batch"] for row in kept["rows"]] == [16, 64]
+    kept = run(data_dir, tmp_path, "batch_memory.py", "--batch-sizes", "16")["result"]
+    assert [row["texts in the batch"] for row in kept["rows"]] == [16]
     assert all(row["peak, MB"] >= row["before the step, MB"] > 0 for row in kept["rows"])
 
 

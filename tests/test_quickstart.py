@@ -110,8 +110,8 @@ def test_tuning_helps_on_modules_that_were_not_tuned_on(tmp_path, monkeypatch, n
     files = sorted({docstring.file for docstring in docstrings})[::3]
     monkeypatch.setattr(quickstart, "read_docstrings", lambda: [d for d in docstrings if d.file in files])
     monkeypatch.chdir(tmp_path)
-    result = quickstart.run("out", max_sentences=1_600, max_pairs=200)
-    assert result["tuned_on"] == 1_600 and result["steps"] == 8 and result["pairs"] == 200
+    result = quickstart.run("out", max_sentences=1_600, max_pairs=150)
+    assert result["tuned_on"] == 1_600 and result["steps"] == 8 and result["pairs"] == 150
     assert result["after"]["mrr"] > result["before"]["mrr"]
     assert result["after"]["mrr_look_alikes"] > result["before"]["mrr_look_alikes"]
     for ranks in (result["before"], result["after"], result["tfidf"]):

@@ -462,7 +462,7 @@ def test_a_static_model_is_refused(texts):
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
     static = StaticEmbedding(wordpiece_tokenizer().backend_tokenizer, embedding_dim=8)
-    with pytest.raises(ValueError, match="no transformer inside"):
+    with pytest.raises(ValueError, match="static embeddings, image and audio models cannot be mirror-tuned"):
         mirror_tune(SentenceTransformer(modules=[static], device="cpu"), texts)
 
 
