@@ -30,6 +30,17 @@ def test_tuning_speed(data_dir, tmp_path):
     assert shape["profile, ms"]["ours, fp32"]["backward"] > 0
 
 
+def test_search(data_dir, tmp_path):
+    arguments = ["--sizes", "3000", "--kinds", "flat", "hnsw", "--seconds", "0.1", "--encode", "100", "--rounds", "1"]
+    result = run(data_dir, tmp_path, "search.py", *arguments)["result"]
+    assert [row["kind"] for row in result["indexes"]] == ["flat", "hnsw"]
+    assert result["indexes"][0]["recall@10"] == 1 and result["indexes"][1]["recall@10"] > 0.8
+    for row in (*result["indexes"], *result["others"]):
+        assert [part["batch"] for part in row["batches"]] == [1, 32, 1000]
+        assert all(value > 0 for part in row["batches"] for value in part.values())
+    assert result["encode"]["ratio"] > 0
+
+
 @pytest.mark.quality
 def test_sts(data_dir, tmp_path):
     arguments = ["--split", "dev", "--seeds", "1", "--max-texts", "1000", "--learning-rates", "1e-4"]

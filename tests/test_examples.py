@@ -21,7 +21,11 @@ def run(tmp_path, texts, script, *arguments):
 
 
 def test_every_example_is_tested():
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"from_text_file.py", "own_trainer.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {
+        "from_text_file.py",
+        "own_trainer.py",
+        "semantic_search.py",
+    }
 
 
 def test_from_text_file(tmp_path, texts):
@@ -32,3 +36,13 @@ def test_from_text_file(tmp_path, texts):
 @pytest.mark.parametrize("loop", ["trainer", "fit"])
 def test_own_trainer(tmp_path, texts, loop):
     assert "tensor(" in run(tmp_path, texts, "own_trainer.py", "--loop", loop, "--batch-size", "8")
+
+
+def test_semantic_search(tmp_path, texts):
+    command = [sys.executable, str(EXAMPLES / "semantic_search.py"), "index", "--sentences", "400", "--queries", "50"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    before, after = (line.split()[-2:] for line in done.stdout.splitlines() if line.startswith(("before", "after")))
+    assert all(0 < float(number) <= 1 for number in (*before, *after))
+    assert "[asyncio" not in done.stdout and "asyncio." in done.stdout and "threshold: " in done.stdout
+    assert (tmp_path / "index" / "manifest.json").exists()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sentence_transformers_mirror.search.index import Hit, SearchIndex
+from sentence_transformers_mirror.search.hits import Hit
+from sentence_transformers_mirror.search.index import SearchIndex
 from sentence_transformers_mirror.search.store import BrokenIndexError, ConflictError
 
 __all__ = ["BrokenIndexError", "ConflictError", "Hit", "SearchIndex"]

@@ -32,6 +32,7 @@ _SCANNED = 20_000
 _FEWEST = 2_000
 _SAMPLE = 400  # rows that recall is measured on
 _RECALL_AT = 10
+_ADDED = 65_536  # rows that FAISS is given at a time
 _BLOCK = 8_192  # rows that are rescored at a time, to stay in the processor's caches
 
 
@@ -66,34 +67,39 @@ class Structure:
 
     Args:
         index: Of FAISS, inner product.
-        covered: Rows that it holds, from the first on.
+        order: The row of each number in it, int64, a permutation of the first rows: those that recall was measured on
+            were added last, so that it was measured without them.
         effort: ``nprobe`` of an inverted file, ``efSearch`` of a graph; anything else ignores it.
         limit: Largest effort that makes a difference.
         depth: Candidates per wanted hit, which are rescored from the vectors.
     """
 
     index: Any
-    covered: int
+    order: np.ndarray
     effort: int
     limit: int
     depth: int
 
     def candidates(self, queries: np.ndarray, count: int, allowed: np.ndarray | None, effort: int) -> np.ndarray:
         """The rows it proposes, int64, shape (queries, candidates), -1 where it has none."""
-        faiss = _faiss()
         options: dict[str, Any] = {}
         if allowed is not None:
-            bits = np.packbits(allowed[: self.covered], bitorder="little")
-            options["sel"] = faiss.IDSelectorBitmap(bits)
-        count = min(count * self.depth, self.covered)
-        return self.index.search(queries, count, params=_parameters(self.index, effort, options))[1]
+            options["sel"] = _faiss().IDSelectorBitmap(np.packbits(allowed[self.order], bitorder="little"))
+        # Never fewer than recall was measured with: the width of a graph search is at least the number of hits.
+        count = min(max(count, _RECALL_AT) * self.depth, self.index.ntotal)
+        numbers = self.index.search(queries, count, params=_parameters(self.index, effort, options))[1]
+        rows = self.order[numbers]
+        rows[numbers < 0] = -1
+        return rows
 
     def write(self, stream: BinaryIO) -> None:
         faiss = _faiss()
         faiss.write_index(self.index, faiss.PyCallbackIOWriter(stream.write))
 
 
-def read_structure(content: np.ndarray, covered: int, dimension: int, effort: int, depth: int) -> Structure:
+def read_structure(
+    content: np.ndarray, dimension: int, covered: int, held_out: list[int], effort: int, depth: int
+) -> Structure:
     """A structure from the bytes that ``write`` wrote, after their checksum was found to be right.
 
     Raises:
@@ -106,7 +112,7 @@ def read_structure(content: np.ndarray, covered: int, dimension: int, effort: in
         raise ValueError(f"FAISS cannot read its structure: {_first_line(error)}") from error
     if (index.ntotal, index.d, index.metric_type) != (covered, dimension, faiss.METRIC_INNER_PRODUCT):
         raise ValueError("The FAISS structure is one of other vectors.")
-    return Structure(index, covered, effort, _limit(index), depth)
+    return Structure(index, _order(covered, np.array(held_out, np.int64)), effort, _limit(index), depth)
 
 
 class _Stream:
@@ -169,8 +175,9 @@ def _scan(vectors: Vectors, queries: np.ndarray, count: int, allowed: np.ndarray
     """Scores and rows, shape (queries, at most count), of a scan of all rows from start on."""
     faiss = _faiss()
     found = []
-    for first, block in vectors.blocks(start, len(vectors), size=sys.maxsize):
-        selector = None
+    for first, part in zip(vectors.starts, vectors.parts, strict=False):
+        skipped = max(start - first, 0)
+        first, block, selector = first + skipped, part[skipped:], None
         if allowed is not None:
             mine = allowed[first : first + len(block)]
             selector = faiss.IDSelectorBitmap(np.packbits(mine, bitorder="little"))
@@ -202,7 +209,7 @@ def _rescored(vectors: Vectors, queries: np.ndarray, rows: np.ndarray, top_k: in
     for start in range(0, len(flat), _BLOCK):
         block = slice(start, start + _BLOCK)
         # Not a matrix product: that adds up equal rows in different orders, and they would not tie.
-        near = vectors.take(flat[block])
+        near = vectors.take(np.maximum(flat[block], 0))
         near *= queries[owners[block]]
         scores[block] = near.sum(axis=1)
     scores[flat < 0] = -np.inf
@@ -223,9 +230,9 @@ def _approximate(
             near = structure.candidates(queries[pending], top_k, allowed, effort)
         except RuntimeError:  # this structure takes no selector
             break
-        if structure.covered < len(vectors):
+        if len(structure.order) < len(vectors):
             near = np.concatenate(
-                [near, _scan(vectors, queries[pending], top_k, allowed, structure.covered)[1]], axis=1
+                [near, _scan(vectors, queries[pending], top_k, allowed, len(structure.order))[1]], axis=1
             )
         enough = np.count_nonzero(near >= 0, axis=1) >= top_k
         if enough.any():
@@ -276,8 +283,14 @@ def choose(
         if len(vectors) < _FEWEST:
             report["reason"] += f"; below {_FEWEST:,} rows a scan is as fast, and exact"
         else:
-            structure = _filled(empty, factory, vectors)
-            structure, recall = _tuned(structure, vectors, choice.recall, alive)
+            rows = np.arange(len(vectors)) if alive is None else np.flatnonzero(alive)
+            held_out = np.sort(np.random.default_rng(1).permutation(rows)[:_SAMPLE])
+            order = _order(len(vectors), held_out)
+            _fill(empty, factory, vectors, order[: -len(held_out)])
+            # Rescoring repairs what quantising breaks, if it is given enough candidates.
+            depth = 1 if factory.endswith("Flat") else 2 if "SQ8" in factory else 10
+            structure, recall = _tuned(Structure(empty, order, 1, _limit(empty), depth), vectors, choice.recall, alive)
+            empty.add(vectors.take(held_out))
             report |= {"factory": factory, "effort": structure.effort, "depth": structure.depth, **recall}
             if recall["recall_bound"] < choice.recall:
                 logger.warning(
@@ -313,7 +326,7 @@ def _automatic(vectors: Vectors, choice: Choice) -> tuple[str, float, str]:
 
 def _factory(kind: str, rows: int, dimension: int) -> str | None:
     # FAISS wants 39 training rows a list; more lists than that make empty ones.
-    lists = max(1, min(round(4 * math.sqrt(rows)), rows // 39))
+    lists = max(1, min(round(4 * math.sqrt(rows)), (rows - _SAMPLE) // 39))
     if kind == "flat":
         return None
     if kind == "hnsw":
@@ -323,8 +336,8 @@ def _factory(kind: str, rows: int, dimension: int) -> str | None:
     if kind == "ivf-sq8":
         return f"IVF{lists},SQ8"
     if kind == "ivf-pq":
-        pieces = max(piece for piece in range(1, max(dimension // 4, 1) + 1) if dimension % piece == 0)
-        return f"IVF{lists},PQ{pieces}"
+        pieces = max(piece for piece in range(1, max(dimension // 8, 1) + 1) if dimension % piece == 0)
+        return f"IVF{lists},PQ{pieces}np"  # np: without polysemous training, which is slow and for Hamming distances
     return kind
 
 
@@ -339,22 +352,23 @@ def _empty(factory: str, dimension: int) -> Any:
         ) from error
 
 
-def _filled(index: Any, factory: str, vectors: Vectors) -> Structure:
-    faiss = _faiss()
+def _order(rows: int, held_out: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.delete(np.arange(rows), held_out), held_out])
+
+
+def _fill(index: Any, factory: str, vectors: Vectors, order: np.ndarray) -> None:
     try:
-        inverted = faiss.try_extract_index_ivf(index)
         if not index.is_trained:
+            inverted = _faiss().try_extract_index_ivf(index)
             wanted = max(100_000, 40 * inverted.nlist if inverted else 0)
-            rows = np.random.default_rng(0).permutation(len(vectors))[:wanted]
+            rows = np.random.default_rng(0).permutation(order)[:wanted]
             index.train(vectors.take(np.sort(rows)))
-        for _, block in vectors.blocks(0, len(vectors)):
-            index.add(block)
+        for start in range(0, len(order), _ADDED):
+            index.add(vectors.take(order[start : start + _ADDED]))
     except RuntimeError as error:
         raise ValueError(
             f"FAISS cannot build {factory!r} over {len(vectors):,} rows; choose another kind ({_first_line(error)})."
         ) from error
-    exact = factory.endswith("Flat")
-    return Structure(index, len(vectors), 1, _limit(index), 1 if exact else 2 if "SQ8" in factory else 10)
 
 
 def _tuned(
@@ -362,26 +376,25 @@ def _tuned(
 ) -> tuple[Structure, dict[str, Any]]:
     """Double the effort, and then the depth, until the lower bound of recall reaches its target or they do not help.
 
-    Rows of the index are the queries, and their own hit does not count.
+    The queries are the rows that are not in the structure yet, and what they should find is among those that are.
     """
-    rows = np.arange(len(vectors)) if alive is None else np.flatnonzero(alive)
-    rows = np.sort(np.random.default_rng(1).permutation(rows)[:_SAMPLE])
-    queries = vectors.take(rows)
-    count = min(_RECALL_AT + 1, len(vectors))
-    scores, found = _exact(vectors, queries, count, alive)
-    # A hit that scores as much as the last true one is as good as it. Equal texts push their own hit to any place.
-    last = np.where((found[:, :-1] == rows[:, None]).any(axis=1), scores[:, -1], scores[:, -2]) - _MARGIN
+    held_out = structure.order[structure.index.ntotal :]
+    others = np.ones(len(vectors), bool) if alive is None else alive.copy()
+    others[held_out] = False
+    queries = vectors.take(held_out)
+    truth = _exact(vectors, queries, min(_RECALL_AT, int(others.sum())), others)[0]
     best: tuple[Structure, dict[str, Any]] | None = None
-    for depth in dict.fromkeys([structure.depth, 4 * structure.depth]):
+    for depth in (structure.depth, 4 * structure.depth):
         effort, before = 1, 0.0
         while True:
             trial = replace(structure, effort=effort, depth=depth)
-            scores, found = _approximate(vectors, trial, queries, count, alive, len(vectors))
-            hits = ((scores >= last[:, None]) & (found != rows[:, None])).sum(axis=1).clip(max=_RECALL_AT)
-            mean = float(hits.mean()) / min(_RECALL_AT, len(vectors) - 1)
-            bound = wilson_bound(mean, len(rows))
+            near = trial.candidates(queries, truth.shape[1], alive, effort)
+            scores = _rescored(vectors, queries, near, truth.shape[1])[0]
+            # What scores as much as the last true hit is as good as it: equal texts tie.
+            mean = float((scores >= truth[:, -1:] - _MARGIN).mean())
+            bound = wilson_bound(mean, len(held_out))
             if best is None or bound > best[1]["recall_bound"]:
-                best = trial, {"recall": mean, "recall_bound": bound, "sample": len(rows)}
+                best = trial, {"recall": mean, "recall_bound": bound, "sample": len(held_out)}
             if bound >= target:
                 return best
             if effort >= structure.limit or (mean > 0.5 and mean - before < 1e-3):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,7 +156,7 @@ def _json(metadata: Mapping[str, Any] | None) -> str | None:
 
 def _strings(texts: Iterable[str] | Dataset | Path) -> Iterable[str]:
     if isinstance(texts, Path):
-        return (row["text"] for row in read_file(texts, "text"))
+        return columns(texts)[0]
     if isinstance(texts, str) or not isinstance(texts, Iterable):
         raise TypeError(
             f"texts must be a list of strings, or a pathlib.Path of a file, not one {type(texts).__name__}."
@@ -169,12 +169,43 @@ def _strings(texts: Iterable[str] | Dataset | Path) -> Iterable[str]:
     return texts
 
 
-def read_file(path: Path, column: str | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a csv, tsv, json, jsonl or parquet file; or the lines, but no blank ones, of any other as ``text``.
+def columns(
+    path: Path, text: str | None = None, item: str | None = None, metadata: Sequence[str] = ()
+) -> tuple[Iterator[str], Iterator[int | str] | None, Iterator[dict[str, Any]] | None]:
+    """Texts, ids and metadata of a file, by the names of its columns; read as they are asked for.
+
+    Args:
+        path: A csv, tsv, json, jsonl or parquet file; any other holds a text a line and has no other columns.
+        text: The column of the texts; by default the one named "text".
+        item: The column of the ids, if there is one.
+        metadata: Columns of metadata.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read or has no such column.
+    """
+    rows = read_file(path)
+    first = next(rows, None)
+    if first is None:
+        return iter(()), None, None
+    text = text or "text"
+    for name in (text, item, *metadata):
+        if name is not None and name not in first:
+            raise ValueError(f"{str(path)!r} has no column {name!r}; the columns are {', '.join(map(str, first))}.")
+    texts, ids, extra = itertools.tee(itertools.chain([first], rows), 3)
+    return (
+        (row[text] for row in texts),
+        None if item is None else (row[item] for row in ids),
+        ({name: row[name] for name in metadata} for row in extra) if metadata else None,
+    )
+
+
+def read_file(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a csv, tsv, json, jsonl or parquet file; or the lines, but no blank ones, of any other as ``text``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}: check the path.")
@@ -185,16 +216,9 @@ def read_file(path: Path, column: str | None = None) -> Iterator[dict[str, Any]]
 
     builder, options = _TABLES[path.suffix.lower()]
     try:
-        rows = iter(datasets.load_dataset(builder, data_files=str(path), split="train", streaming=True, **options))
-        first = next(rows, None)
+        yield from datasets.load_dataset(builder, data_files=str(path), split="train", streaming=True, **options)
     except Exception as error:
         raise ValueError(f"{str(path)!r} cannot be read as {path.suffix}: {type(error).__name__}.") from error
-    if first is None:
-        return
-    if column is not None and column not in first:
-        raise ValueError(f"{str(path)!r} has no column {column!r}; the columns are {', '.join(map(str, first))}.")
-    yield first
-    yield from rows
 
 
 def _lines(path: Path) -> Iterator[dict[str, str]]:

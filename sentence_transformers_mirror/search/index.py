@@ -7,7 +7,7 @@ import logging
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -15,9 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from sentence_transformers_mirror.search import ann, filters, store
+from sentence_transformers_mirror.search.calibration import calibrate
+from sentence_transformers_mirror.search.describe import describe
 from sentence_transformers_mirror.search.encoder import Encoder, unit
 from sentence_transformers_mirror.search.entries import Window, check_id, check_new, check_text, windows
-from sentence_transformers_mirror.search.segments import Segment, Snapshot, Vectors, compacted, merged
+from sentence_transformers_mirror.search.hits import Hit
+from sentence_transformers_mirror.search.segments import Segment, Snapshot, compacted, merged
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -26,44 +29,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _WINDOW = 32_768  # texts that are read, sorted by length and embedded at a time
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A text that was found. Id, text and metadata are read from the index when they are looked at.
-
-    Args:
-        id: As it was given, or the number that the text got.
-        score: Cosine similarity to the query, -1 to 1.
-        text: The text.
-        metadata: As it was given; empty if there was none.
-    """
-
-    id: int | str
-    score: float
-    text: str
-    metadata: dict[str, Any]
-
-    @classmethod
-    def _lazy(cls, score: float, snapshot: Snapshot, row: int) -> Hit:
-        hit = object.__new__(cls)
-        hit.__dict__.update(score=score, _source=(snapshot, row))
-        return hit
-
-    def __getattr__(self, name: str) -> Any:
-        # Called only for what is not there: the first look at a lazy hit fills it.
-        source = self.__dict__.get("_source")
-        if source is None or name not in ("id", "text", "metadata"):
-            raise AttributeError(f"Hit has no attribute {name!r}")
-        snapshot, row = source
-        segment, local = snapshot.locate(row)
-        item, text, metadata = segment.read(local)
-        self.__dict__.update(id=item, text=text, metadata=metadata)
-        self.__dict__.pop("_source", None)
-        return self.__dict__[name]
-
-    def __reduce__(self) -> tuple:
-        return Hit, (self.id, self.score, self.text, self.metadata)
 
 
 class SearchIndex:
@@ -124,8 +89,8 @@ class SearchIndex:
         """Embed texts, with the model's document prompt if it has one, and index them.
 
         Texts are read in windows of 32,768. With ``path``, vectors and texts go to disk as they come, and memory
-        holds one window, 100 bytes an id, and the structure: nothing for ``flat``, 4 bytes a number for ``hnsw`` and
-        ``ivf-flat``, 1 for ``ivf-sq8``, a quarter for ``ivf-pq``, and once more that much while it is made. Without,
+        holds one window, about 100 bytes an id that was given, and the structure: nothing for ``flat``, 4 bytes a
+        number for ``hnsw`` and ``ivf-flat``, 1 for ``ivf-sq8``, an eighth for ``ivf-pq``, and 8 bytes a row. Without,
         it holds vectors (4 bytes a number) and texts besides.
 
         Args:
@@ -320,7 +285,7 @@ class SearchIndex:
         found = []
         for line, numbers in zip(scores.tolist(), rows.tolist(), strict=True):
             pairs = zip(line, numbers, strict=True)
-            found.append([Hit._lazy(score, snapshot, row) for score, row in pairs if least is None or score >= least])
+            found.append([Hit.lazy(score, snapshot, row) for score, row in pairs if least is None or score >= least])
         return found[0] if single else found
 
     def _queries(self, query: str | Sequence[str] | np.ndarray) -> tuple[np.ndarray, bool]:
@@ -369,28 +334,10 @@ class SearchIndex:
         Raises:
             ValueError: If the rate is not in (0, 1), or the index has too few texts to see a rate so small.
         """
-        if not 0 < false_positive_rate < 1:
-            raise ValueError(f"false_positive_rate must be between 0 and 1, not {false_positive_rate}.")
         with self._writing:
-            snapshot = self._snapshot
-            rows = np.sort(np.random.default_rng(seed).permutation(snapshot.rows())[:2_000])
-            places = [snapshot.locate(row) for row in rows.tolist()]
-            numbers: dict[str, int] = {}
-            texts = np.array([numbers.setdefault(segment.read(row)[1], len(numbers)) for segment, row in places])
-            first, second = np.triu_indices(len(rows), 1)
-            different = texts[first] != texts[second] if len(rows) else np.zeros(0, bool)
-            pairs = int(different.sum())
-            if pairs * false_positive_rate < 10:
-                raise ValueError(
-                    f"A rate of {false_positive_rate:g} cannot be seen in the {pairs:,} pairs of different texts "
-                    f"here: ask for at least {10 / max(pairs, 1):.2g}, or pass a number as threshold."
-                )
-            vectors = snapshot.vectors.take(rows)
-            scores = (vectors @ vectors.T)[first, second][different]
-            threshold = float(np.quantile(scores, 1 - false_positive_rate, method="higher"))
-            found = {"threshold": threshold, "false_positive_rate": false_positive_rate, "pairs": pairs}
-            self._snapshot = replace(self._snapshot, calibration={**found, "texts": snapshot.size})
-            return threshold
+            calibration = calibrate(self._snapshot, false_positive_rate, seed)
+            self._snapshot = replace(self._snapshot, calibration=calibration)
+            return calibration["threshold"]
 
     # ------------------------------------------------------------------ change
 
@@ -647,8 +594,7 @@ class SearchIndex:
             for segment in snapshot.segments:
                 if segment.files is None or segment.files[0] != save.home or not save.has(segment.files[1]):
                     with save.segment() as writer:
-                        for start, block in Vectors([segment.vectors]).blocks(0, len(segment)):
-                            writer.append(block, segment.entries.slice(start, len(block)))
+                        writer.append(segment.vectors, segment.entries)
                     records.append(writer.record)
                 else:
                     records.append(segment.files[1])
@@ -676,8 +622,13 @@ class SearchIndex:
             return None
         with save.file("faiss") as stream:
             structure.write(stream)
-        numbers = {key: getattr(structure, key) for key in ("covered", "effort", "depth")}
-        return {"file": save.record(save.fresh[-1]), **numbers}
+        return {
+            "file": save.record(save.fresh[-1]),
+            "covered": len(structure.order),
+            "held_out": structure.order[-snapshot.report["sample"] :].tolist(),
+            "effort": structure.effort,
+            "depth": structure.depth,
+        }
 
     def _manifest(self, segments: list[Any], removed: Any, structure: Any) -> dict[str, Any]:
         snapshot = self._snapshot
@@ -726,7 +677,23 @@ class SearchIndex:
 
     @classmethod
     def _opened(cls, path: str | Path, model: SentenceTransformer | str | Path | None, mapped: bool) -> SearchIndex:
-        contents = store.read(path, mapped)
+        index = cls._from(store.read(path, mapped), path)
+        if model is not None:
+            encoder = Encoder(model, index._model["dimensions"])
+            if index._model["fingerprint"] is None:
+                index._adopt(encoder)
+            elif encoder.fingerprint != index._model["fingerprint"]:
+                raise ValueError(
+                    f"The index in {path} was built by another model, or by this one with other weights, prompts, "
+                    "length limit or pooling: pass the model that built it, or build the index again with this one."
+                )
+            index._encoder = encoder
+        if not mapped:
+            index._snapshot.loaded  # noqa: B018  # now, rather than at the first search
+        return index
+
+    @classmethod
+    def _from(cls, contents: store.Contents, path: str | Path) -> SearchIndex:
         manifest = contents.index
         try:
             choice = ann.Choice(**manifest["choice"])
@@ -747,18 +714,6 @@ class SearchIndex:
             raise store.BrokenIndexError(f"{path} has a manifest that describes no index: {error!r:.80}.") from error
         if manifest["structure"] is not None:
             index._structure_file = (snapshot.structure, contents.home[0], manifest["structure"])
-        if model is not None:
-            encoder = Encoder(model, manifest["dimensions"])
-            if manifest["fingerprint"] is None:
-                index._adopt(encoder)
-            elif encoder.fingerprint != manifest["fingerprint"]:
-                raise ValueError(
-                    f"The index in {path} was built by another model, or by this one with other weights, prompts, "
-                    "length limit or pooling: pass the model that built it, or build the index again with this one."
-                )
-            index._encoder = encoder
-        if not mapped:
-            snapshot.loaded  # noqa: B018  # now, rather than at the first search
         return index
 
     def _adopt(self, encoder: Encoder) -> None:
@@ -813,35 +768,7 @@ class SearchIndex:
 
     def describe(self) -> str:
         """What the index holds, how it searches and why, and what was measured, in a few lines."""
-        facts = self.facts()
-        report, calibration = facts["structure"], facts["calibration"]
-        lines = [
-            f"{facts['texts']:,} texts, {facts['dimension']} dimensions, {facts['vector_bytes'] / 2**20:,.1f} MiB of "
-            f"vectors, {facts['removed']:,} removed rows to compact",
-            f"model: {facts['model'] or 'not named'}, fingerprint {(facts['fingerprint'] or 'unknown')[:16]}",
-        ]
-        if report:
-            lines.append(f"kind: {report['kind']} (asked for {report['asked']}): {report['reason']}")
-            if "recall" in report:
-                lines.append(
-                    f"recall@10: {report['recall']:.3f}, at least {report['recall_bound']:.3f} (one-sided 95% "
-                    f"interval, {report['sample']} texts of the index as queries, their own hit not counted; wanted "
-                    f"{facts['choice']['recall']:g})"
-                )
-                lines.append(
-                    f"structure: {report['factory']}, effort {report['effort']}, {report['depth']} candidates a hit, "
-                    f"built over {report['rows']:,} rows in {report['seconds']:.1f} s"
-                )
-            else:
-                lines.append("recall: 1, the search is exact")
-        if calibration is None:
-            lines.append("threshold: not calibrated")
-        else:
-            lines.append(
-                f"threshold: {calibration['threshold']:.3f} is exceeded by {calibration['false_positive_rate']:g} of "
-                f"random pairs ({calibration['pairs']:,} pairs, when there were {calibration['texts']:,} texts)"
-            )
-        return "\n".join(lines)
+        return describe(self.facts())
 
     @staticmethod
     def verify(path: str | Path) -> dict[str, Any]:
@@ -855,8 +782,7 @@ class SearchIndex:
         """
         contents = store.read(path)
         manifest = contents.index
-        snapshot = Snapshot(contents.segments, contents.removed)
-        ids = list(SearchIndex(snapshot, dimension=0, choice=ann.Choice()))
+        ids = list(SearchIndex._from(contents, path))
         if len(set(ids)) != len(ids):
             raise store.BrokenIndexError(f"{path} has an id twice: build the index again.")
         for record, segment in zip(manifest["segments"], contents.segments, strict=True):
@@ -906,10 +832,8 @@ def _next_id(segments: Sequence[Segment]) -> int:
 
 
 def _read_structure(contents: store.Contents) -> ann.Structure:
-    record = contents.index["structure"]
-    return ann.read_structure(
-        contents.faiss.verified(), record["covered"], contents.index["dimension"], record["effort"], record["depth"]
-    )
+    numbers = {key: value for key, value in contents.index["structure"].items() if key != "file"}
+    return ann.read_structure(contents.faiss.verified(), contents.index["dimension"], **numbers)
 
 
 def _structure_loader(contents: store.Contents, choice: ann.Choice, snapshot: Snapshot) -> Any:

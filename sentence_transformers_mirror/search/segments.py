@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -85,12 +85,6 @@ class Vectors:
             mine = owners == number
             taken[mine] = self.parts[number][rows[mine] - self.starts[number]]
         return taken
-
-    def blocks(self, start: int, stop: int, size: int = 65_536) -> Iterator[tuple[int, np.ndarray]]:
-        """The rows from start to stop as pairs of the first row and an array of at most ``size`` rows, not copied."""
-        for first, part in zip(self.starts, self.parts, strict=False):
-            for begin in range(max(start - first, 0), min(stop - first, len(part)), size):
-                yield first + begin, part[begin : min(begin + size, stop - first)]
 
 
 @dataclass(frozen=True)

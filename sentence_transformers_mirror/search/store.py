@@ -350,10 +350,8 @@ def saving(path: str | Path, timeout: float = 10.0) -> Iterator[Save]:
     except Timeout:
         raise ConflictError(f"Another program is writing to {folder}: wait until it has finished.") from None
     except OSError as error:
-        raise OSError(
-            error.errno,
-            f"The index could not be saved in {folder}, what was there is unchanged: {error.strerror or error}.",
-        ) from error
+        cause = error.strerror or error
+        raise OSError(f"The index could not be saved in {folder}, what was there is unchanged: {cause}.") from error
 
 
 def _names(index: dict[str, Any]) -> Iterator[str]:
