@@ -59,7 +59,7 @@ def test_recall_on_real_sentences_is_what_describe_claims(sentences, kind, monke
     metadata = [{"share": "1%" if value < 0.01 else "50%" if value < 0.51 else "rest"} for value in share]
     index = SearchIndex.from_vectors(vectors[kept], [texts[row] for row in kept], metadata=metadata, kind=kind)
     claimed = index.facts()["structure"]["recall_bound"]
-    assert claimed > 0.9 and f"{claimed:.3f}" in index.describe()
+    assert claimed > (0.95 if kind in KINDS[:4] else 0.8) and f"{claimed:.3f}" in index.describe()
     queries = vectors[held_out]
     assert recall(index, vectors[kept], queries) >= claimed
     for scanned in (20_000, 50):  # the second sends both filters through FAISS

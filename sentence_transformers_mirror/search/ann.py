@@ -288,9 +288,13 @@ def choose(
             order = _order(len(vectors), held_out)
             _fill(empty, factory, vectors, order[: -len(held_out)])
             # Rescoring repairs what quantising breaks, if it is given enough candidates.
-            depth = 1 if factory.endswith("Flat") else 2 if "SQ8" in factory else 10
+            depth = {"hnsw": 1, "ivf-flat": 1, "ivf-sq8": 2}.get(kind, 10)
             structure, recall = _tuned(Structure(empty, order, 1, _limit(empty), depth), vectors, choice.recall, alive)
-            empty.add(vectors.take(held_out))
+            try:
+                empty.add(vectors.take(held_out))
+            except RuntimeError:  # a structure that is made in one go
+                structure = replace(structure, index=_empty(factory, dimension))
+                _fill(structure.index, factory, vectors, order)
             report |= {"factory": factory, "effort": structure.effort, "depth": structure.depth, **recall}
             if recall["recall_bound"] < choice.recall:
                 logger.warning(
