@@ -28,7 +28,7 @@ import numpy as np
 from common import add_data, keep, paper_sentences, parser
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.util import semantic_search_faiss
+from sentence_transformers.util.quantization import semantic_search_faiss
 
 from sentence_transformers_mirror import SearchIndex, embedded_model_path
 from sentence_transformers_mirror.search.ann import _parameters

@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+try:
+    import gradio
+except ImportError as error:
+    raise ImportError("The page needs gradio: pip install 'sentence-transformers-mirror[demo]'.") from error
+
 if TYPE_CHECKING:
     from sentence_transformers_mirror.search import Hit, SearchIndex
 
@@ -34,16 +39,8 @@ def _row(hit: Hit) -> list[str]:
     return [f"{hit.score:.3f}", "█" * round(_BAR * max(hit.score, 0)), str(hit.id), hit.text, metadata]
 
 
-def page(index: SearchIndex) -> Any:
-    """The page, a ``gradio.Blocks``.
-
-    Raises:
-        ImportError: If gradio is not installed.
-    """
-    try:
-        import gradio
-    except ImportError as error:
-        raise ImportError("The page needs gradio: pip install 'sentence-transformers-mirror[demo]'.") from error
+def page(index: SearchIndex) -> gradio.Blocks:
+    """The page, a ``gradio.Blocks``."""
 
     def search(query: str, top_k: float, where: str) -> tuple[list[list[str]], str]:
         try:
@@ -83,9 +80,6 @@ def serve(index: SearchIndex, host: str = "127.0.0.1", port: int | None = None, 
 
     Returns:
         The address of the page.
-
-    Raises:
-        ImportError: If gradio is not installed.
     """
     _, address, _ = page(index).launch(
         server_name=host, server_port=port, prevent_thread_lock=not block, share=False, quiet=not block

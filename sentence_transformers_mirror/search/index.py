@@ -106,7 +106,8 @@ class SearchIndex:
             max_memory: Bytes of vectors, above which ``auto`` keeps them quantised to one byte a number.
             dimensions: Keep only so many dimensions of a vector, for Matryoshka models.
             path: Write the index here while it is built; it is then open (memory-mapped).
-            batch_size: Texts embedded at a time; by default so many that they have about 16,000 characters.
+            batch_size: Texts embedded at a time; by default so many that they have about 1,000 tokens, or
+                16,000 on a GPU.
             show_progress: Whether to show a progress bar; by default if standard error is a terminal.
 
         Returns:
