@@ -80,7 +80,7 @@ class Encoder:
 
         Args:
             texts: A window of a corpus: the larger, the less padding.
-            batch_size: Texts embedded at a time; by default so many that they have about 1,000 tokens, on a GPU 16,000.
+            batch_size: Texts embedded at a time; by default about 1,000 tokens of them, or 16,000 on a GPU.
             done: Called with the number of texts of each batch.
 
         Raises:
@@ -109,13 +109,15 @@ class Encoder:
             start += len(rows)
             if done is not None:
                 done(len(rows))
+        if done is not None:
+            done(len(texts) - len(distinct))
         numbers = {text: number for number, text in enumerate(distinct)}
         return unit(vectors[[numbers[text] for text in texts]], texts)
 
     def _lengths(self, texts: list[str]) -> np.ndarray:
         """Tokens of each text as far as the model reads it; or characters, if it has no tokenizer to be asked."""
         tokenizer, longest = self.model.tokenizer, self.model.max_seq_length
-        if not isinstance(tokenizer, Callable):
+        if not callable(tokenizer):
             return np.array([len(text) for text in texts])
         # Tokenizing twice costs a hundredth of a forward pass. Characters tell the width badly: sorted by them, a
         # quarter of the tokens of a corpus of sentences are padding.
