@@ -215,7 +215,8 @@ def _rescored(vectors: Vectors, queries: np.ndarray, rows: np.ndarray, top_k: in
     scores[flat < 0] = -np.inf
     scores = scores.reshape(rows.shape)
     best = np.lexsort((rows, -scores))[:, :top_k]
-    return np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)
+    lines = np.arange(len(rows))[:, None]
+    return scores[lines, best], rows[lines, best]
 
 
 def _approximate(

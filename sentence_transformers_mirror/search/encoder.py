@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -146,7 +146,7 @@ class Encoder:
         return weights_version(self.model), json.dumps(_settings(self.model, self.dimensions), sort_keys=True)
 
 
-def unit(vectors: np.ndarray, texts: list[str]) -> np.ndarray:
+def unit(vectors: np.ndarray, texts: Sequence[object]) -> np.ndarray:
     """Vectors as float32 of length 1; half precision normalises to three digits only.
 
     Raises:

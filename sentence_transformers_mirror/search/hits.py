@@ -28,7 +28,8 @@ class Hit:
     def lazy(cls, score: float, snapshot: Snapshot, row: int) -> Hit:
         """A hit of a row that is read when the hit is looked at, from the index as it was when it was searched."""
         hit = object.__new__(cls)
-        hit.__dict__.update(score=score, _source=(snapshot, row))
+        values = hit.__dict__
+        values["score"], values["_source"] = score, (snapshot, row)
         return hit
 
     def __getattr__(self, name: str) -> Any:

@@ -296,7 +296,7 @@ class SearchIndex:
                     f"A query vector must have the {self._dimension} dimensions of the index, not shape {query.shape}."
                 )
             vectors = np.atleast_2d(query)
-            return unit(vectors, [f"vector {number}" for number in range(len(vectors))]), query.ndim == 1
+            return unit(vectors, range(len(vectors))), query.ndim == 1
         if not isinstance(query, str) and (isinstance(query, Mapping) or not isinstance(query, Iterable)):
             raise TypeError(f"query must be a string or a list of strings, not one {type(query).__name__}.")
         queries = [query] if isinstance(query, str) else list(query)
