@@ -116,6 +116,59 @@ def score(seeds: list[float]) -> str:
     return f"{statistics.mean(seeds):.2f} ({max(seeds) - min(seeds):.2f})"
 
 
+def search(result: dict) -> str:
+    parts = [
+        "## Searching",
+        "",
+        "Milliseconds a call, medians, ten hits a query, 384 dimensions. Ours and FAISS answer the same queries in "
+        "turn; FAISS is the structure that the index chose, called directly, and gives row numbers without texts.",
+        "",
+    ]
+    rows = []
+    for index in result["indexes"]:
+        for batch in index["batches"]:
+            extra = batch["ours"] - batch["FAISS"]
+            rows.append(
+                {
+                    "rows": f"{index['rows']:,}",
+                    "kind": f"{index['kind']} (asked: {index['asked']})",
+                    "batch": batch["batch"],
+                    "ours, texts read": f"{1e3 * batch['ours']:.3f}",
+                    "ours, not looked at": f"{1e3 * batch['ours, not looked at']:.3f}",
+                    "FAISS": f"{1e3 * batch['FAISS']:.3f}",
+                    "on top": f"{1e6 * extra:+.0f} us, {extra / batch['FAISS']:+.1%}",
+                    "recall@10": f"{index['recall@10']:.3f}",
+                }
+            )
+    parts.append(table(rows))
+    rows = [
+        {
+            "rows": f"{index['rows']:,}",
+            "kind": index["kind"],
+            "build, s": f"{index['build']:.1f}",
+            "open, ms": f"{1e3 * index['open']:.1f}",
+            "first search, ms": f"{1e3 * index['first search']:.1f}",
+            "peak memory beside the vectors, MiB": f"{index['peak MiB over the vectors given']:,.0f}",
+            "on disk, MiB": f"{index['disk MiB']:,.0f}",
+        }
+        for index in result["indexes"]
+    ]
+    parts.append(table(rows))
+    rows = [
+        {"rows": f"{one['rows']:,}", **{k: f"{1e3 * v:.3f}" if k != "batch" else v for k, v in batch.items()}}
+        for one in result["others"]
+        for batch in one["batches"]
+    ]
+    parts.append("What people use today, exact, milliseconds a call:\n\n" + table(rows))
+    if result["encode"] is not None:
+        encode = result["encode"]
+        parts.append(
+            f"Indexing {encode['texts']:,} sentences takes 1/{encode['ratio']:.2f} of the time of `encode` alone with "
+            "its defaults (median of rounds in turn).\n"
+        )
+    return "\n".join(parts)
+
+
 SECTIONS = {
     "sts": lambda result: sts(
         result,
@@ -132,6 +185,7 @@ SECTIONS = {
     "tuning_speed_12x768": speed,
     "batch_memory": batch_memory,
     "ablations": ablations,
+    "search": search,
 }
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "register_attention",
     "set_attention",
     "use_one_device",
+    "weights_version",
 ]
 
 
@@ -113,3 +114,12 @@ class PrivateCardCallback(SentenceTransformerModelCardCallback):
         for dataset in card.train_datasets:
             dataset.pop("examples", None)
             dataset.pop("examples_table", None)
+
+
+def weights_version(model: nn.Module) -> tuple:
+    """A value that differs after any tensor of a model was replaced or changed in place, found without reading them.
+
+    ``Tensor._version`` counts changes in place; optimisers raise it, and nothing documented tells the same so cheaply.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    return tuple((tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in tensors)

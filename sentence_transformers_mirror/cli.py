@@ -11,12 +11,13 @@ import ast
 import json
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 
 from sentence_transformers_mirror import __version__
 from sentence_transformers_mirror.recipes import RECIPES, resolve
 
-USAGE, UNEXPECTED, INTERRUPTED = 2, 1, 130
+NO_HITS, USAGE, BROKEN_INDEX, UNEXPECTED, INTERRUPTED = 1, 2, 3, 70, 130
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,7 +27,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: Arguments without the program's name; by default those of the process.
 
     Returns:
-        The exit code: 0, 1 after a bug, 2 after bad input, 130 after Ctrl-C.
+        The exit code: 0, 1 after a search without hits, 2 after bad input, 3 if an index is broken or no index, 70
+        after a bug, 130 after Ctrl-C.
 
     Raises:
         SystemExit: With code 0 after ``--help`` and ``--version``, 2 after arguments that cannot be parsed.
@@ -43,8 +45,11 @@ def main(argv: list[str] | None = None) -> int:
         if args.debug:
             raise
         # What the package raises about input and machine; it names the cure.
-        if isinstance(error, (ValueError, OSError, FloatingPointError)):
+        if isinstance(error, (ValueError, OSError, FloatingPointError, ImportError)):
             message, code = str(error), USAGE
+            store = sys.modules.get(f"{__package__}.search.store")
+            if store is not None and isinstance(error, store.BrokenIndexError):
+                code = BROKEN_INDEX
         else:
             message, code = f"{type(error).__name__}: {error} (a bug; --debug shows where)", UNEXPECTED
         print(f"st-mirror: error: {' '.join(message.split())}", file=sys.stderr)
@@ -89,7 +94,56 @@ def _parser() -> argparse.ArgumentParser:
     )
     quickstart.set_defaults(verb=_quickstart)
     quickstart.add_argument("--output", metavar="DIR", help="where to leave the tuned model and the index")
+    _add_index_verbs(verbs)
     return parser
+
+
+def _add_index_verbs(verbs: argparse._SubParsersAction) -> None:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print JSON, as is done into a pipe")
+    common.add_argument("--debug", action="store_true", help="show where an error comes from")
+    texts = argparse.ArgumentParser(add_help=False)
+    texts.add_argument("--texts", required=True, help="txt file (a text a line), csv, tsv, json, jsonl or parquet")
+    texts.add_argument("--column", help='which column holds the texts (default: "text")')
+    texts.add_argument("--ids", metavar="COLUMN", help="which column holds the ids (default: they are numbered)")
+    texts.add_argument(
+        "--metadata", metavar="COLUMN", action="append", default=[], help="keep a column; can be given several times"
+    )
+
+    def add(name: str, verb: Callable[[argparse.Namespace], int], words: str, *parents: argparse.ArgumentParser):
+        parser = verbs.add_parser(name, parents=[common, *parents], help=words, allow_abbrev=False)
+        parser.set_defaults(verb=verb)
+        return parser
+
+    index = add("index", _index, "index the texts of a file", texts)
+    index.add_argument("--model", required=True, help="folder, or name in the Hugging Face hub")
+    index.add_argument("--output", required=True, metavar="DIR", help="where to write the index")
+    index.add_argument(
+        "--kind", default="auto", help="auto, flat, hnsw, ivf-flat, ivf-sq8, ivf-pq or a factory string of FAISS"
+    )
+    index.add_argument("--dimensions", type=int, metavar="N", help="keep N dimensions of a Matryoshka model")
+
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument("--model", help="the model that built the index (default: from where it was then)")
+    grow = add("add", _add, "add the texts of a file to an index", texts, model)
+    search = add("search", _search, "search an index; exit code 1 if nothing is found", model)
+    search.add_argument("--top-k", type=int, default=10, metavar="N", help="hits wanted (default: %(default)s)")
+    search.add_argument("--threshold", help='least score of a hit, or "auto": above chance in this corpus')
+    search.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="metadata that a hit must have; several keys must all be met, one key several times by any value",
+    )
+    info = add("info", _info, "describe an index")
+    verify = add("verify", _verify, "read and verify every byte of an index; exit code 3 if it is broken")
+    demo = add("demo", _demo, "serve a web page to search an index (needs gradio, the extra `demo`)", model)
+    demo.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    demo.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")
+    for verb in (grow, search, info, verify, demo):
+        verb.add_argument("index", metavar="DIR", help="folder of the index")
+    search.add_argument("query", help="what to search for")
 
 
 def _tune(args: argparse.Namespace) -> int:
@@ -177,6 +231,118 @@ def _quickstart(args: argparse.Namespace) -> int:
         print(f"\nKept in {args.output}: the tuned model in `model`, the index in `index`.")
     print("Now your own: st-mirror tune --model MODEL --texts FILE --output DIR")
     return 0
+
+
+def _index(args: argparse.Namespace) -> int:
+    _quiet()
+    from pathlib import Path
+
+    from sentence_transformers_mirror.search import SearchIndex
+    from sentence_transformers_mirror.search.entries import columns
+
+    texts, ids, metadata = columns(Path(args.texts), args.column, args.ids, args.metadata)
+    index = SearchIndex.build(
+        args.model,
+        texts,
+        ids=ids,
+        metadata=metadata,
+        kind=args.kind,
+        dimensions=args.dimensions,
+        path=args.output,
+    )
+    _tell(args, index.facts(), f"{index.describe()}\nsaved to {args.output}")
+    return 0
+
+
+def _add(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from sentence_transformers_mirror.search.entries import columns
+
+    index = _opened(args)
+    added = index.add(*columns(Path(args.texts), args.column, args.ids, args.metadata))
+    index.save(args.index)
+    _tell(args, {"added": len(added), "texts": len(index)}, f"{len(added):,} texts added, {len(index):,} in all")
+    return 0
+
+
+def _search(args: argparse.Namespace) -> int:
+    threshold = args.threshold
+    if threshold not in (None, "auto"):
+        try:
+            threshold = float(threshold)
+        except ValueError:
+            raise ValueError(f'--threshold is a number from -1 to 1 or "auto", not {threshold!r}.') from None
+    where: dict[str, list] = {}
+    for condition in args.where:
+        key, equals, value = condition.partition("=")
+        if not equals:
+            raise ValueError(f"--where takes KEY=VALUE, not {condition!r}.")
+        where.setdefault(key, []).append(value)
+        try:
+            where[key].append(json.loads(value))  # 7 is meant as the number or as the string
+        except ValueError:
+            pass
+    hits = _opened(args).search(args.query, top_k=args.top_k, threshold=threshold, where=where or None)
+    if args.json or not sys.stdout.isatty():
+        for hit in hits:
+            print(json.dumps({"id": hit.id, "score": hit.score, "text": hit.text, "metadata": hit.metadata}))
+    else:
+        _print_table(hits)
+    return 0 if hits else NO_HITS
+
+
+def _print_table(hits: list) -> None:
+    import shutil
+
+    rows = [(f"{hit.score:.3f}", hit.id, hit.text, hit.metadata or "") for hit in hits]
+    # What cannot be printed could command the terminal.
+    cells = [["".join(c if c.isprintable() else " " for c in str(cell)) for cell in row] for row in rows]
+    width = max((len(row[1]) for row in cells), default=0)
+    for score, item, text, metadata in cells:
+        line = f"{score}  {item:{min(width, 30)}.30}  {text}  {metadata}".rstrip()
+        print(line[: shutil.get_terminal_size().columns])
+    if not hits:
+        print("Nothing was found.", file=sys.stderr)
+
+
+def _info(args: argparse.Namespace) -> int:
+    from sentence_transformers_mirror.search import SearchIndex
+
+    index = SearchIndex.open(args.index)
+    _tell(args, index.facts(), index.describe())
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from sentence_transformers_mirror.search import SearchIndex
+
+    found = SearchIndex.verify(args.index)
+    _tell(args, found, f"whole: {found['texts']:,} texts, {found['files']} files, {found['bytes']:,} bytes")
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from sentence_transformers_mirror.demo import serve
+
+    serve(_opened(args), args.host, args.port)
+    return 0
+
+
+def _opened(args: argparse.Namespace):
+    """The index with its model, every byte verified; what is broken is found before a model is loaded."""
+    from sentence_transformers_mirror.search import SearchIndex
+
+    SearchIndex.verify(args.index)
+    model = args.model or SearchIndex.open(args.index).facts()["model"]
+    if model is None:
+        raise ValueError("The index does not know which model built it: pass --model.")
+    _quiet()
+    return SearchIndex.open(args.index, model=model)
+
+
+def _tell(args: argparse.Namespace, facts: dict, words: str) -> None:
+    print(json.dumps(facts) if args.json or not sys.stdout.isatty() else words)
 
 
 def _quiet() -> None:

@@ -31,9 +31,20 @@ def test_tuning_speed(data_dir, tmp_path):
     assert kept["result"]["profile, ms"]["ours, fp32"]["backward"] > 0
 
 
+def test_search(data_dir, tmp_path):
+    arguments = ["--sizes", "3000", "--kinds", "flat", "hnsw", "--seconds", "0.02", "--encode", "50", "--rounds", "1"]
+    result = run(data_dir, tmp_path, "search.py", *arguments)["result"]
+    assert [row["kind"] for row in result["indexes"]] == ["flat", "hnsw"]
+    assert result["indexes"][0]["recall@10"] == 1 and result["indexes"][1]["recall@10"] > 0.8
+    for row in (*result["indexes"], *result["others"]):
+        assert [part["batch"] for part in row["batches"]] == [1, 32, 1000]
+        assert all(value > 0 for part in row["batches"] for value in part.values())
+    assert result["encode"]["ratio"] > 0
+
+
 @pytest.mark.quality
 def test_sts(data_dir, tmp_path):
-    arguments = ["--split", "dev", "--seeds", "1", "--max-texts", "1000", "--learning-rates", "1e-4", "--pairs", "300"]
+    arguments = ["--split", "dev", "--seeds", "1", "--max-texts", "600", "--learning-rates", "3e-4", "--pairs", "200"]
     kept = run(data_dir, tmp_path, "sts.py", *arguments)["result"]
     assert kept["after"][0]["mean"] > kept["before"]["mean"] > kept["before"]["cls"]
 

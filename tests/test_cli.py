@@ -212,7 +212,7 @@ def test_a_bug_is_called_a_bug(files, capfd, monkeypatch):
         raise KeyError("lost")
 
     monkeypatch.setattr(corpus, "load_corpus", broken)
-    assert main(argv) == 1
+    assert main(argv) == 70
     out, err = capfd.readouterr()
     assert out == "" and "a bug" in err and "Traceback" not in err
     with pytest.raises(KeyError, match="lost"):

@@ -19,6 +19,7 @@ RUN = {
     "question_answer_pairs.py",
     "words_and_phrases.py",
     "short_vectors_and_onnx.py",
+    "semantic_search.py",
     "mirror_tuning.ipynb",
 }
 
@@ -102,6 +103,15 @@ def test_short_vectors(tmp_path, text_file, tiny):
 def test_onnx(tmp_path, text_file, tiny):
     printed = run(tmp_path, EXAMPLES / "short_vectors_and_onnx.py", text_file, "out", "--onnx", *tiny)
     assert float(printed.split("largest difference to PyTorch: ")[1]) < 1e-4
+
+
+def test_semantic_search(tmp_path, tiny):
+    sizes = ["--sentences", "400", "--queries", "50", "--docstrings", "600"]
+    printed = run(tmp_path, EXAMPLES / "semantic_search.py", "index", *sizes, *tiny)
+    before, after = (line.split()[-2:] for line in printed.splitlines() if line.startswith(("before", "after")))
+    assert all(0 <= float(number) <= 1 for number in (*before, *after))
+    assert "threshold: " in printed and "600 texts in index" in printed
+    assert (tmp_path / "index" / "manifest.json").exists()
 
 
 @pytest.mark.quality

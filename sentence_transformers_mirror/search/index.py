@@ -1,251 +1,879 @@
-"""The API of search: build an index over texts, ask it, keep it."""
+"""The API of search: build an index over texts, ask it, change it, keep it."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import functools
+import logging
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import pyarrow as pa
 
-from sentence_transformers_mirror.search import store
-from sentence_transformers_mirror.search.ann import ExactIndex
+from sentence_transformers_mirror.search import ann, filters, store
+from sentence_transformers_mirror.search.calibration import calibrate
+from sentence_transformers_mirror.search.describe import describe
+from sentence_transformers_mirror.search.encoder import Encoder, unit
+from sentence_transformers_mirror.search.entries import Window, check_id, check_new, check_text, windows
+from sentence_transformers_mirror.search.hits import Hit
+from sentence_transformers_mirror.search.segments import Segment, Snapshot, compacted, merged
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Hit:
-    """A text that was found.
-
-    Args:
-        id: As it was given to ``SearchIndex.build``, or the position of the text.
-        score: Cosine similarity to the query, -1 to 1.
-        text: The text.
-    """
-
-    id: int | str
-    score: float
-    text: str
+_WINDOW = 32_768  # texts that are read, sorted by length and embedded at a time
 
 
 class SearchIndex:
-    """Exact search over texts by the cosine similarity of their embeddings. Made by ``build`` or ``load``.
+    """Search over texts by the cosine similarity of their embeddings.
 
-    Changing the model afterwards, as ``mirror_tune`` does in place, makes an index worthless: its vectors are of the
-    old model and the queries would be of the new one. Build it again.
+    Made by ``build``, ``from_vectors``, ``load`` or ``open``. Threads may search it while another changes and saves
+    it: a search sees the index as it was when the search began.
     """
 
-    def __init__(self, contents: store.Contents, model: SentenceTransformer | None) -> None:
-        self._contents = contents
-        self._model = model
-        self._ann = ExactIndex(contents.vectors)
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        *,
+        dimension: int,
+        choice: ann.Choice,
+        encoder: Encoder | None = None,
+        manifest: Mapping[str, Any] | None = None,
+        home: tuple[str, str] | None = None,
+    ) -> None:
+        """Use ``build``, ``from_vectors``, ``load`` or ``open``."""
+        manifest = manifest or {}
+        self._snapshot = snapshot
+        self._dimension = dimension
+        self._choice = choice
+        self._encoder = encoder
+        # Kept where there is no encoder, for the next save.
+        self._model = {key: manifest.get(key) for key in ("fingerprint", "model", "dimensions")}
+        if encoder is not None:
+            self._model = {
+                "fingerprint": encoder.fingerprint,
+                "model": encoder.name or self._model["model"],
+                "dimensions": encoder.dimensions,
+            }
+        self._home = home
+        self._structure_file: tuple[Any, str, list[Any]] | None = None
+        self._positions: dict[int | str, int] | None = None  # row of each id, made when it is first needed
+        self._writing = threading.RLock()
+
+    # ------------------------------------------------------------------ make
 
     @classmethod
     def build(
         cls,
         model: SentenceTransformer | str | Path,
-        texts: Iterable[str] | Dataset,
+        texts: Iterable[str] | Dataset | Path,
         *,
         ids: Iterable[int | str] | None = None,
-        batch_size: int = 32,
+        metadata: Iterable[Mapping[str, Any] | None] | None = None,
+        kind: str = "auto",
+        recall: float = 0.95,
+        max_latency: float = 0.02,
+        max_memory: int = 2**32,
+        dimensions: int | None = None,
+        path: str | Path | None = None,
+        batch_size: int | None = None,
         show_progress: bool | None = None,
     ) -> SearchIndex:
         """Embed texts, with the model's document prompt if it has one, and index them.
 
+        Texts are read in windows of 32,768. With ``path``, vectors and texts go to disk as they come, and memory
+        holds one window, about 100 bytes an id that was given, and the structure: nothing for ``flat``, 4 bytes a
+        number for ``hnsw`` and ``ivf-flat``, 1 for ``ivf-sq8``, an eighth for ``ivf-pq``, and 8 bytes a row. Without,
+        it holds vectors (4 bytes a number) and texts besides.
+
         Args:
             model: A model, or its name or path.
-            texts: Strings, none of them blank; or a ``datasets.Dataset`` with a column ``text``.
+            texts: Strings, none of them blank; a ``datasets.Dataset`` with a column ``text``; or a ``pathlib.Path``
+                of a file of them (a text a line; csv, tsv, json, jsonl or parquet with a column ``text``).
             ids: An int or str per text, all different; by default the position of the text, from 0.
-            batch_size: Texts embedded at a time.
+            metadata: A dictionary of JSON values per text, or None.
+            kind: How to search: ``flat`` (exact), ``hnsw``, ``ivf-flat``, ``ivf-sq8``, ``ivf-pq``, a factory string
+                of FAISS, or ``auto``: exact while a measured scan takes at most ``max_latency``, else inverted lists.
+            recall: Recall@10 that anything but ``flat`` is tuned to on rows of the index, in (0, 1).
+            max_latency: Seconds for one query, for ``auto``.
+            max_memory: Bytes of vectors, above which ``auto`` keeps them quantised to one byte a number.
+            dimensions: Keep only so many dimensions of a vector, for Matryoshka models.
+            path: Write the index here while it is built; it is then open (memory-mapped).
+            batch_size: Texts embedded at a time; by default so many that they have about 1,000 tokens, or
+                16,000 on a GPU.
             show_progress: Whether to show a progress bar; by default if standard error is a terminal.
 
         Returns:
             The index. It keeps the model to embed queries.
 
         Raises:
-            TypeError: If a text is no string, an id neither int nor str, or ``model`` no model.
-            ValueError: If there are no texts, one is blank or has a zero or non-finite vector, or the ids are not
-                one per text and all different.
+            OSError: If the model or a file cannot be read, or the folder not be written.
+            TypeError: If a text is no string, an id neither int nor str, metadata no dictionary of JSON values, or
+                ``model`` no model.
+            ValueError: If there are no texts, one is blank or has a zero or non-finite vector, the ids are not one per
+                text and all different, or FAISS cannot make the kind.
         """
-        texts = _checked_texts(texts, "texts")
-        if not texts:
+        choice = ann.Choice(kind, recall, max_latency, max_memory)
+        entries = windows(texts, ids, metadata, _WINDOW)
+        first = next(entries, None)  # complains about texts before a model is loaded
+        if first is None:
             raise ValueError("There is nothing to index: pass at least one text.")
-        ids = range(len(texts)) if ids is None else _checked_ids(ids, len(texts))
-        model = _as_model(model)
-        vectors = model.encode_document(
-            texts,
-            batch_size=batch_size,
-            show_progress_bar=sys.stderr.isatty() if show_progress is None else show_progress,
-            convert_to_numpy=True,
-            normalize_embeddings=True,
-        )
-        vectors = _unit(vectors, texts)
-        return cls(store.Contents(vectors, pa.array(texts, pa.large_string()), ids, _fingerprint(model)), model)
+        encoder = Encoder(model, dimensions)
+        total = len(texts) if hasattr(texts, "__len__") else None
+
+        def embedded() -> Iterator[tuple[np.ndarray, pa.Table]]:
+            seen: set[int | str] = set()
+            rows = 0
+            with _progress(total, show_progress) as bar:
+                for window in _chain(first, entries):
+                    names = list(range(rows, rows + len(window.texts))) if window.ids is None else window.ids
+                    if window.ids is not None:
+                        check_new(names, seen, "there twice")
+                    yield encoder.documents(window.texts, batch_size, bar.update), window.table(names)
+                    rows += len(window.texts)
+
+        return cls._made(embedded(), encoder=encoder, choice=choice, path=path)
+
+    @classmethod
+    def from_vectors(
+        cls,
+        vectors: np.ndarray,
+        texts: Iterable[str] | Dataset | Path,
+        *,
+        ids: Iterable[int | str] | None = None,
+        metadata: Iterable[Mapping[str, Any] | None] | None = None,
+        model: SentenceTransformer | str | Path | None = None,
+        kind: str = "auto",
+        recall: float = 0.95,
+        max_latency: float = 0.02,
+        max_memory: int = 2**32,
+        path: str | Path | None = None,
+    ) -> SearchIndex:
+        """Index texts whose embeddings are there already.
+
+        Args:
+            vectors: Shape (texts, dimension), numbers; they are normalised. May be memory-mapped.
+            texts, ids, metadata, kind, recall, max_latency, max_memory, path: As for ``build``.
+            model: The model that made the vectors, for queries in words; a few texts are embedded to see whether it
+                did. Without it, search with vectors.
+
+        Raises:
+            OSError, TypeError: As for ``build``.
+            ValueError: As for ``build``; or if the vectors are not one per text, or not of this model.
+        """
+        choice = ann.Choice(kind, recall, max_latency, max_memory)
+        if getattr(vectors, "ndim", 0) != 2 or not vectors.shape[1]:
+            raise ValueError("vectors must be an array of shape (texts, dimension).")
+        encoder = None if model is None else Encoder(model, None)
+
+        def given() -> Iterator[tuple[np.ndarray, pa.Table]]:
+            seen: set[int | str] = set()
+            rows = 0
+            for window in windows(texts, ids, metadata, _WINDOW):
+                stop = rows + len(window.texts)
+                if stop > len(vectors):
+                    raise ValueError(f"There are {len(vectors)} vectors for at least {stop} texts: pass one per text.")
+                names = list(range(rows, stop)) if window.ids is None else window.ids
+                if window.ids is not None:
+                    check_new(names, seen, "there twice")
+                yield unit(vectors[rows:stop], window.texts), window.table(names)
+                rows = stop
+            if rows < len(vectors):
+                raise ValueError(f"There are {len(vectors)} vectors for {rows} texts: pass one per text.")
+
+        if not len(vectors):
+            raise ValueError("There is nothing to index: pass at least one text.")
+        index = cls._made(given(), encoder=None, choice=choice, path=path)
+        if encoder is not None:
+            index._adopt(encoder)
+            if path is not None:
+                index.save(path)
+        return index
+
+    @classmethod
+    def _made(
+        cls,
+        rows: Iterator[tuple[np.ndarray, pa.Table]],
+        *,
+        encoder: Encoder | None,
+        choice: ann.Choice,
+        path: str | Path | None,
+    ) -> SearchIndex:
+        if path is None:
+            segment = _gathered(rows)
+            index = cls(_snapshot([segment]), dimension=segment.vectors.shape[1], choice=choice, encoder=encoder)
+            index._settle()
+            return index
+        with store.saving(path) as save:
+            with save.segment() as writer:
+                for vectors, table in rows:
+                    writer.append(vectors, table)
+            empty = cls(Snapshot((), np.zeros(0, bool)), dimension=writer.dimension, choice=choice, encoder=encoder)
+            save.commit({**empty._manifest([writer.record], None, None), "rows": writer.rows})
+        index = cls._opened(path, None, mapped=True)
+        if encoder is not None:
+            index._encoder = encoder
+        snapshot = index._snapshot
+        index._snapshot = replace(snapshot, next_id=_next_id(snapshot.segments))
+        index._settle()
+        index.save(path)
+        return index
+
+    # ------------------------------------------------------------------ ask
 
     @overload
-    def search(self, query: str, top_k: int = 10) -> list[Hit]: ...
+    def search(
+        self,
+        query: str,
+        top_k: int = 10,
+        threshold: float | Literal["auto"] | None = None,
+        where: filters.Where | None = None,
+    ) -> list[Hit]: ...
 
     @overload
-    def search(self, query: Sequence[str], top_k: int = 10) -> list[list[Hit]]: ...
+    def search(
+        self,
+        query: Sequence[str] | np.ndarray,
+        top_k: int = 10,
+        threshold: float | Literal["auto"] | None = None,
+        where: filters.Where | None = None,
+    ) -> list[list[Hit]]: ...
 
-    def search(self, query: str | Sequence[str], top_k: int = 10) -> list[Hit] | list[list[Hit]]:
+    def search(
+        self,
+        query: str | Sequence[str] | np.ndarray,
+        top_k: int = 10,
+        threshold: float | Literal["auto"] | None = None,
+        where: filters.Where | None = None,
+    ) -> list[Hit] | list[list[Hit]]:
         """Find the texts most similar to a query, which is embedded with the model's query prompt if it has one.
 
         Args:
-            query: A query, or a list of them.
+            query: A query, or a list of them; or the vector of a query, shape (dimension,), or of several, shape
+                (queries, dimension).
             top_k: Hits per query, at least 1; more than there are texts gives all of them.
+            threshold: Leave out hits with a lower score, -1 to 1; ``auto`` is what ``calibrate`` says.
+            where: Conditions on metadata that a hit must meet, such as ``{"language": "en", "year": [2024, 2025]}``
+                or ``{"year": lambda year: year > 2020}``.
 
         Returns:
-            For one query its hits, best first, equal scores in the order of the texts; for a list a list of these.
+            For one query its hits, best first, equal scores in the order in which the texts came; for several a list
+            of these.
 
         Raises:
-            TypeError: If a query is no string.
-            ValueError: If a query is blank or has a zero or non-finite vector, ``top_k`` is below 1, or the index was
-                loaded without a model.
+            TypeError: If a query is no string, or an argument of another type.
+            ValueError: If a query is blank or has a zero or non-finite vector or one of another dimension, ``top_k``
+                is below 1, no entry has a key of ``where``, the index has no model for a query in words, or the
+                model was changed since it built the index.
         """
+        if not isinstance(top_k, (int, np.integer)) or isinstance(top_k, bool):
+            raise TypeError(f"top_k is the number of hits wanted and must be an int, not {top_k!r:.60}.")
         if top_k < 1:
             raise ValueError(f"top_k is the number of hits wanted and must be at least 1, not {top_k}.")
-        if self._model is None:
+        vectors, single = self._queries(query)
+        snapshot = self._snapshot
+        least = self._threshold(threshold)
+        allowed = snapshot.alive if where is None else filters.mask(snapshot, where)
+        structure = snapshot.loaded
+        scores, rows = ann.search(snapshot.vectors, structure, vectors, int(top_k), allowed)
+        found = []
+        for line, numbers in zip(scores.tolist(), rows.tolist(), strict=True):
+            pairs = zip(line, numbers, strict=True)
+            found.append([Hit.lazy(score, snapshot, row) for score, row in pairs if least is None or score >= least])
+        return found[0] if single else found
+
+    def _queries(self, query: str | Sequence[str] | np.ndarray) -> tuple[np.ndarray, bool]:
+        if isinstance(query, np.ndarray) and query.dtype.kind in "fiu":
+            if query.ndim not in (1, 2) or query.shape[-1] != self._dimension:
+                raise ValueError(
+                    f"A query vector must have the {self._dimension} dimensions of the index, not shape {query.shape}."
+                )
+            vectors = np.atleast_2d(query)
+            return unit(vectors, range(len(vectors))), query.ndim == 1
+        if not isinstance(query, str) and (isinstance(query, Mapping) or not isinstance(query, Iterable)):
+            raise TypeError(f"query must be a string or a list of strings, not one {type(query).__name__}.")
+        queries = [query] if isinstance(query, str) else list(query)
+        for position, text in enumerate(queries):
+            check_text(text, "query" if isinstance(query, str) else f"query[{position}]")
+        if self._encoder is None:
             raise ValueError(
                 "This index was loaded without a model to embed queries: pass SearchIndex.load(path, model=...)."
             )
-        queries = _checked_texts([query] if isinstance(query, str) else query, "query")
         if not queries:
-            return []
-        vectors = self._model.encode_query(
-            queries, show_progress_bar=False, convert_to_numpy=True, normalize_embeddings=True
+            return np.empty((0, self._dimension), np.float32), False
+        return self._encoder.queries(queries), isinstance(query, str)
+
+    def _threshold(self, threshold: float | str | None) -> float | None:
+        if threshold == "auto":
+            calibration = self._snapshot.calibration
+            return self.calibrate() if calibration is None else calibration["threshold"]
+        if threshold is not None and (isinstance(threshold, (str, bool)) or not -1 <= threshold <= 1):
+            raise ValueError(f"threshold is a cosine similarity, -1 to 1, or 'auto', not {threshold!r:.60}.")
+        return threshold
+
+    def calibrate(self, false_positive_rate: float = 1e-3, *, seed: int = 0) -> float:
+        """Find the score above which two texts of this corpus are related, and keep it for ``threshold="auto"``.
+
+        It is the score that a pair of texts drawn at random from the index, of which nearly none are related, exceeds
+        with this probability. No labels are needed. A search compares a query with all texts: among a million, a rate
+        of 0.001 still lets a thousand unrelated texts pass; ``top_k`` then keeps the best.
+
+        Args:
+            false_positive_rate: In (0, 1).
+            seed: Of the sample of up to 2,000 texts, all pairs of which are compared, except equal texts.
+
+        Returns:
+            The score, -1 to 1.
+
+        Raises:
+            ValueError: If the rate is not in (0, 1), or the index has too few texts to see a rate so small.
+        """
+        with self._writing:
+            calibration = calibrate(self._snapshot, false_positive_rate, seed)
+            self._snapshot = replace(self._snapshot, calibration=calibration)
+            return calibration["threshold"]
+
+    # ------------------------------------------------------------------ change
+
+    def add(
+        self,
+        texts: Iterable[str] | Dataset | Path,
+        ids: Iterable[int | str] | None = None,
+        metadata: Iterable[Mapping[str, Any] | None] | None = None,
+        *,
+        vectors: np.ndarray | None = None,
+        batch_size: int | None = None,
+        show_progress: bool | None = None,
+    ) -> list[int | str]:
+        """Add texts. An error leaves the index as it was.
+
+        Args:
+            texts, ids, metadata, batch_size, show_progress: As for ``build``; by default the ids are the numbers after
+                the largest that there ever was.
+            vectors: The embeddings of the texts, shape (texts, dimension), where they are there already.
+
+        Returns:
+            The ids of the new texts.
+
+        Raises:
+            OSError, TypeError: As for ``build``.
+            ValueError: As for ``build``; or if an id is in the index, or there is neither a model nor ``vectors``.
+        """
+        with _progress(len(texts) if hasattr(texts, "__len__") else None, show_progress) as bar:
+            read = []
+            rows = 0
+            for window in windows(texts, ids, metadata, _WINDOW):
+                if window.ids is not None:
+                    self._refuse_known(window.ids)
+                mine = None if vectors is None else vectors[rows : rows + len(window.texts)]
+                read.append((window, self._embedded(window, mine, batch_size, bar.update)))
+                rows += len(window.texts)
+        if vectors is not None and len(vectors) != rows:
+            raise ValueError(f"There are {len(vectors)} vectors for {rows} texts: pass one per text.")
+        with self._writing:
+            return self._append(read)
+
+    def remove(self, ids: int | str | Iterable[int | str]) -> None:
+        """Remove texts. An error leaves the index as it was.
+
+        Raises:
+            TypeError: If an id is neither int nor str.
+            ValueError: If an id is not in the index, or is given twice.
+        """
+        with self._writing:
+            rows = self._rows_of([ids] if isinstance(ids, (int, str)) else ids)
+            self._mark_removed(rows)
+            self._settle()
+
+    def update(
+        self,
+        ids: int | str | Iterable[int | str],
+        texts: str | Iterable[str],
+        metadata: Mapping[str, Any] | Iterable[Mapping[str, Any] | None] | None = None,
+        *,
+        vectors: np.ndarray | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        """Give texts that are in the index another text. An error leaves the index as it was.
+
+        They come last from now on, among equal scores and in iteration.
+
+        Args:
+            ids: An id, or several.
+            texts: The new text, or one per id.
+            metadata: The new metadata, or one per id; None, or None for an id, keeps what there is.
+            vectors: The embeddings of the texts, shape (texts, dimension), where they are there already.
+            batch_size: As for ``build``.
+
+        Raises:
+            TypeError, ValueError: As for ``add`` and ``remove``.
+        """
+        if isinstance(ids, (int, str)):
+            ids, texts = [ids], [texts]
+            metadata = None if metadata is None else [metadata]
+        ids = [check_id(item) for item in ids]
+        new = list(windows(texts, ids, metadata, max(len(ids), 1)))
+        if sum(len(window.texts) for window in new) != len(ids):
+            raise ValueError(f"There are fewer texts than the {len(ids)} ids: pass one per id.")
+        with self._writing:
+            self._rows_of(ids)
+        if vectors is not None and len(vectors) != len(ids):
+            raise ValueError(f"There are {len(vectors)} vectors for {len(ids)} texts: pass one per text.")
+        read = [(window, self._embedded(window, vectors, batch_size)) for window in new]
+        with self._writing:
+            rows = self._rows_of(ids)
+            for window, _ in read:
+                for number, row in enumerate(rows):
+                    if window.metadata[number] is None:
+                        segment, local = self._snapshot.locate(row)
+                        window.metadata[number] = segment.entries.column("metadata")[local].as_py()
+            self._mark_removed(rows)
+            self._append(read)
+
+    def rebuild(
+        self,
+        model: SentenceTransformer | str | Path,
+        *,
+        batch_size: int | None = None,
+        show_progress: bool | None = None,
+    ) -> None:
+        """Embed all texts again, with another model or with this one after it was tuned; ids and metadata stay.
+
+        Raises:
+            OSError, TypeError, ValueError: As for ``build``; the index is then as it was.
+        """
+        encoder = Encoder(model, self._model["dimensions"])
+        with self._writing, _progress(len(self), show_progress) as bar:
+            whole = compacted(self._snapshot) if len(self) else None
+            if whole is None:
+                raise ValueError("The index is empty: build a new one with the other model.")
+
+            def embedded() -> Iterator[tuple[np.ndarray, pa.Table]]:
+                for start in range(0, len(whole), _WINDOW):
+                    table = whole.entries.slice(start, _WINDOW)
+                    yield encoder.documents(table.column("text").to_pylist(), batch_size, bar.update), table
+
+            segment = _gathered(embedded())
+            before = self._snapshot, self._dimension
+            self._dimension = segment.vectors.shape[1]
+            self._snapshot = Snapshot((segment,), np.zeros(len(segment), bool), next_id=before[0].next_id)
+            try:
+                self._settle()
+            except BaseException:
+                self._snapshot, self._dimension = before
+                raise
+            self._encoder, self._positions = encoder, None
+            self._model = {**self._model, "fingerprint": encoder.fingerprint, "model": encoder.name}
+
+    def _embedded(
+        self, window: Window, vectors: np.ndarray | None, batch_size: int | None, done: Any = None
+    ) -> np.ndarray:
+        if vectors is None:
+            if self._encoder is None:
+                raise ValueError("This index was loaded without a model to embed texts: pass one, or their vectors.")
+            return self._encoder.documents(window.texts, batch_size, done)
+        if getattr(vectors, "shape", None) != (len(window.texts), self._dimension):
+            shape = getattr(vectors, "shape", None)
+            raise ValueError(f"vectors must have the shape {(len(window.texts), self._dimension)}, not {shape}.")
+        given = unit(vectors, window.texts)
+        if self._model["fingerprint"] is not None:
+            if self._encoder is None:
+                raise ValueError(
+                    "Without the model that built this index, vectors cannot be checked: load it with it."
+                )
+            _agree(self._encoder, given, window.texts)
+        return given
+
+    def _append(self, read: list[tuple[Window, np.ndarray]]) -> list[int | str]:
+        snapshot = self._snapshot
+        following = snapshot.next_id
+        names: list[int | str] = []
+        tables = []
+        for window, _ in read:
+            mine = window.ids
+            if mine is None:
+                mine = list(range(following, following + len(window.texts)))
+            following = max([following, *(item + 1 for item in mine if isinstance(item, int))])
+            names += mine
+            tables.append(window.table(mine))
+        check_new(names, set(), "there twice")
+        self._refuse_known(names)
+        if not names:
+            return names
+        segments = [*snapshot.segments, Segment(np.concatenate([v for _, v in read]), pa.concat_tables(tables))]
+        # As in a log-structured merge tree: few segments, and no row is copied more than log(rows) times.
+        while len(segments) > 1 and 2 * len(segments[-1]) >= len(segments[-2]):
+            segments[-2:] = [merged(segments[-2:])]
+        start = len(snapshot.removed)
+        self._row_of.update(zip(names, range(start, start + len(names)), strict=True))
+        self._snapshot = replace(
+            snapshot,
+            segments=tuple(segments),
+            removed=np.concatenate([snapshot.removed, np.zeros(len(names), bool)]),
+            next_id=following,
         )
-        found = [
-            [
-                Hit(self._contents.ids[row], score, self._contents.texts[row].as_py())
-                for score, row in zip(scores.tolist(), rows.tolist(), strict=True)
-            ]
-            for scores, rows in self._ann.search(_unit(vectors, queries), top_k)
-        ]
-        return found[0] if isinstance(query, str) else found
+        self._settle()
+        return names
+
+    def _refuse_known(self, ids: list[int | str]) -> None:
+        with self._writing:
+            check_new(ids, self._row_of, "in the index already; use update, or")
+
+    def _mark_removed(self, rows: list[int]) -> None:
+        snapshot = self._snapshot
+        removed = snapshot.removed.copy()
+        removed[rows] = True
+        for row in rows:
+            segment, local = snapshot.locate(row)
+            del self._row_of[segment.read(local)[0]]
+        self._snapshot = replace(snapshot, removed=removed)
+
+    def _rows_of(self, ids: Iterable[int | str]) -> list[int]:
+        rows = {}
+        for item in map(check_id, ids):
+            if item not in self._row_of:
+                raise ValueError(f"The id {item!r:.60} is not in the index: iterate over the index to see its ids.")
+            if item in rows:
+                raise ValueError(f"The id {item!r:.60} is given twice: give it once.")
+            rows[item] = self._row_of[item]
+        return list(rows.values())
+
+    @property
+    def _row_of(self) -> dict[int | str, int]:
+        if self._positions is None:
+            with self._writing:
+                if self._positions is None:
+                    self._positions = self._snapshot.positions()
+        return self._positions
+
+    def _settle(self) -> None:
+        """After a change: drop removed rows once they are a quarter, and fit the structure to what is there now."""
+        snapshot = self._snapshot
+        rows, size = len(snapshot.removed), snapshot.size
+        if 4 * (rows - size) > rows:
+            segments = (compacted(snapshot),) if size else ()
+            snapshot = replace(snapshot, segments=segments, removed=np.zeros(size, bool), structure=None, report={})
+            self._positions = None
+        # Rows that came later are scanned; a structure is made anew once they are a quarter of it.
+        if len(snapshot.removed) and 4 * len(snapshot.removed) > 5 * snapshot.report.get("rows", 0):
+            structure, report = ann.choose(snapshot.vectors, self._choice, snapshot.alive)
+            snapshot = replace(snapshot, structure=structure, report=report)
+        self._snapshot = snapshot
+
+    # ------------------------------------------------------------------ keep
 
     def save(self, path: str | Path) -> None:
         """Save the index, but not the model, into a folder; an index that is there is replaced in one step.
+
+        What lies there already is not written again: saving after adding a few texts writes these.
 
         Args:
             path: The folder; made if it does not exist.
 
         Raises:
             BrokenIndexError: If a ``manifest.json`` that is no index lies there; it is left alone.
+            ConflictError: If another program is writing there, or has saved there since this index was loaded from
+                there or saved there.
             OSError: If the folder cannot be written; an index that was there is left as it was.
         """
-        store.write(path, self._contents)
+        with self._writing, store.saving(path) as save:
+            if save.current is not None and self._home is not None and self._home[0] == save.home:
+                if save.current["tag"] != self._home[1]:
+                    raise store.ConflictError(
+                        f"The index in {path} was changed by another program since it was loaded here: load it again "
+                        "and repeat the change, or save into another folder."
+                    )
+            snapshot = self._snapshot
+            records = []
+            for segment in snapshot.segments:
+                if segment.files is None or segment.files[0] != save.home or not save.has(segment.files[1]):
+                    with save.segment() as writer:
+                        writer.append(segment.vectors, segment.entries)
+                    records.append(writer.record)
+                else:
+                    records.append(segment.files[1])
+            removed = None
+            if snapshot.size < len(snapshot.removed):
+                rows = np.flatnonzero(snapshot.removed)
+                removed = {"file": save.array("removed", rows), "rows": len(rows)}
+            structure = self._structure_record(save, snapshot)
+            tag = save.commit(self._manifest(records, removed, structure))
+            for segment, record in zip(snapshot.segments, records, strict=True):
+                segment.files = (save.home, record)
+            if structure is not None:
+                self._structure_file = (snapshot.structure, save.home, structure)
+            self._home = (save.home, tag)
+
+    def _structure_record(self, save: store.Save, snapshot: Snapshot) -> dict[str, Any] | None:
+        if snapshot.structure is None:
+            return None
+        if self._structure_file is not None:
+            structure, home, record = self._structure_file
+            if structure is snapshot.structure and home == save.home and save.has({"faiss": record["file"]}):
+                return record
+        structure = snapshot.loaded
+        if structure is None:
+            return None
+        with save.file("faiss") as stream:
+            structure.write(stream)
+        return {
+            "file": save.record(save.fresh[-1]),
+            "covered": len(structure.order),
+            "held_out": structure.order[-snapshot.report["sample"] :].tolist(),
+            "effort": structure.effort,
+            "depth": structure.depth,
+        }
+
+    def _manifest(self, segments: list[Any], removed: Any, structure: Any) -> dict[str, Any]:
+        snapshot = self._snapshot
+        return {
+            "rows": len(snapshot.removed),
+            "dimension": self._dimension,
+            **self._model,
+            "segments": segments,
+            "removed": removed,
+            "structure": structure,
+            "choice": asdict(self._choice),
+            "report": snapshot.report,
+            "calibration": snapshot.calibration,
+            "next_id": snapshot.next_id,
+        }
 
     @classmethod
     def load(cls, path: str | Path, model: SentenceTransformer | str | Path | None = None) -> SearchIndex:
-        """Load an index that ``save`` wrote.
+        """Load an index into memory, after verifying every checksum.
 
         Args:
             path: The folder.
-            model: The model that built the index, or its name or path. Without it, the index cannot be searched.
+            model: The model that built the index, or its name or path. Without it, only vectors can be searched.
 
         Returns:
             The index.
 
         Raises:
             BrokenIndexError: If the folder holds no index, or one that is damaged or of a newer format.
+            OSError: If there is no such model.
             TypeError: If ``model`` is no model.
             ValueError: If another model built the index.
         """
-        contents = store.read(path)
+        return cls._opened(path, model, mapped=False)
+
+    @classmethod
+    def open(cls, path: str | Path, model: SentenceTransformer | str | Path | None = None) -> SearchIndex:
+        """Open an index without reading it: its files are memory-mapped.
+
+        Manifest, sizes and headers are verified; texts and FAISS structure are in full before their first use. That
+        no number in a vector was damaged on disk it does not promise; ``verify`` does.
+
+        Args and Raises: As for ``load``; a damaged file may be found at the first search only.
+        """
+        return cls._opened(path, model, mapped=True)
+
+    @classmethod
+    def _opened(cls, path: str | Path, model: SentenceTransformer | str | Path | None, mapped: bool) -> SearchIndex:
+        index = cls._from(store.read(path, mapped), path)
         if model is not None:
-            model = _as_model(model)
-            if _fingerprint(model) != contents.fingerprint:
+            encoder = Encoder(model, index._model["dimensions"])
+            if index._model["fingerprint"] is None:
+                index._adopt(encoder)
+            elif encoder.fingerprint != index._model["fingerprint"]:
                 raise ValueError(
                     f"The index in {path} was built by another model, or by this one with other weights, prompts, "
                     "length limit or pooling: pass the model that built it, or build the index again with this one."
                 )
-        return cls(contents, model)
+            index._encoder = encoder
+        if not mapped:
+            index._snapshot.loaded  # noqa: B018  # now, rather than at the first search
+        return index
+
+    @classmethod
+    def _from(cls, contents: store.Contents, path: str | Path) -> SearchIndex:
+        manifest = contents.index
+        try:
+            choice = ann.Choice(**manifest["choice"])
+            snapshot = Snapshot(
+                contents.segments,
+                contents.removed,
+                None,
+                manifest["report"],
+                manifest["calibration"],
+                manifest["next_id"],
+            )
+            if manifest["structure"] is not None:
+                snapshot = replace(snapshot, structure=_structure_loader(contents, choice, snapshot))
+            index = cls(
+                snapshot, dimension=manifest["dimension"], choice=choice, manifest=manifest, home=contents.home
+            )
+        except (KeyError, TypeError) as error:
+            raise store.BrokenIndexError(f"{path} has a manifest that describes no index: {error!r:.80}.") from error
+        if manifest["structure"] is not None:
+            index._structure_file = (snapshot.structure, contents.home[0], manifest["structure"])
+        return index
+
+    def _adopt(self, encoder: Encoder) -> None:
+        """Take a model as the one that made vectors of unknown origin, if it did."""
+        snapshot = self._snapshot
+        places = [(row, *snapshot.locate(row)) for row in snapshot.rows()[:3].tolist()]
+        texts = [segment.read(local)[1] for _, segment, local in places]
+        _agree(encoder, snapshot.vectors.take(np.array([row for row, *_ in places], np.int64)), texts)
+        self._encoder = encoder
+        self._model = {"fingerprint": encoder.fingerprint, "model": encoder.name, "dimensions": encoder.dimensions}
+
+    # ------------------------------------------------------------------ look
 
     def __len__(self) -> int:
         """Number of texts."""
-        return len(self._contents.vectors)
+        return self._snapshot.size
+
+    def __contains__(self, item: object) -> bool:
+        """Whether an id is in the index."""
+        return isinstance(item, (int, str)) and not isinstance(item, bool) and item in self._row_of
+
+    def __iter__(self) -> Iterator[int | str]:
+        """The ids, in the order in which the texts came."""
+        snapshot = self._snapshot
+        ids = (item for segment in snapshot.segments for item in segment.ids())
+        return (item for item, gone in zip(ids, snapshot.removed.tolist(), strict=True) if not gone)
+
+    def __getitem__(self, item: int | str) -> tuple[str, dict[str, Any]]:
+        """Text and metadata of an id.
+
+        Raises:
+            KeyError: If it is not in the index.
+        """
+        with self._writing:
+            segment, local = self._snapshot.locate(self._row_of[item])
+        return segment.read(local)[1:]
+
+    def facts(self) -> dict[str, Any]:
+        """What there is to know about the index, as numbers, strings and None; `describe` puts it into words."""
+        snapshot = self._snapshot
+        return {
+            "texts": snapshot.size,
+            "removed": len(snapshot.removed) - snapshot.size,
+            "segments": len(snapshot.segments),
+            "dimension": self._dimension,
+            "vector_bytes": 4 * len(snapshot.removed) * self._dimension,
+            **self._model,
+            "choice": asdict(self._choice),
+            "structure": snapshot.report,
+            "calibration": snapshot.calibration,
+        }
+
+    def describe(self) -> str:
+        """What the index holds, how it searches and why, and what was measured, in a few lines."""
+        return describe(self.facts())
+
+    @staticmethod
+    def verify(path: str | Path) -> dict[str, Any]:
+        """Read and verify every byte of an index on disk.
+
+        Returns:
+            ``texts``, ``files`` and ``bytes``, as numbers.
+
+        Raises:
+            BrokenIndexError: If anything is damaged, naming the file.
+        """
+        contents = store.read(path)
+        manifest = contents.index
+        ids = list(SearchIndex._from(contents, path))
+        if len(set(ids)) != len(ids):
+            raise store.BrokenIndexError(f"{path} has an id twice: build the index again.")
+        for record, segment in zip(manifest["segments"], contents.segments, strict=True):
+            lengths = np.linalg.norm(segment.vectors, axis=1)
+            if not np.allclose(lengths, 1, atol=1e-4):
+                raise store.BrokenIndexError(
+                    f"{Path(path, record['vectors'][0])} has vectors that are no unit vectors."
+                )
+        if manifest["structure"] is not None:
+            file = Path(path, manifest["structure"]["file"][0])
+            if contents.faiss is None:
+                raise store.BrokenIndexError(
+                    f"{file} is damaged or missing: load the index and save it, which repairs it."
+                )
+            try:
+                _read_structure(contents)
+            except ValueError as error:
+                raise store.BrokenIndexError(f"{file}: {error}") from error
+        return {
+            "texts": len(ids),
+            "files": len(contents.blobs) + 1,
+            "bytes": sum(blob.file.stat().st_size for blob in contents.blobs),
+        }
 
 
-def _as_model(model: SentenceTransformer | str | Path) -> SentenceTransformer:
-    from sentence_transformers import SentenceTransformer
-
-    if isinstance(model, (str, Path)):
-        return SentenceTransformer(str(model))
-    if isinstance(model, SentenceTransformer):
-        return model
-    raise TypeError(f"model must be a SentenceTransformer, or its name or path, not {type(model).__name__}.")
-
-
-def _checked_texts(texts: Iterable[str] | Dataset, what: str) -> list[str]:
-    from datasets import Dataset
-
-    if isinstance(texts, Dataset):
-        if "text" not in texts.column_names:
-            raise ValueError(f"The dataset has no column 'text' but {texts.column_names}: pass dataset[column].")
-        texts = texts["text"]
-    if isinstance(texts, str) or not isinstance(texts, Iterable):
-        raise TypeError(f"{what} must be a list of strings, not one {type(texts).__name__}.")
-    texts = list(texts)
-    for position, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"{what}[{position}] is {text!r:.60} and no string: leave it out or convert it.")
-        if not text.strip():
-            raise ValueError(f"{what}[{position}] is blank, and would match anything: leave it out.")
-    return texts
+def _gathered(rows: Iterator[tuple[np.ndarray, pa.Table]]) -> Segment:
+    """One segment in memory."""
+    vectors = np.empty((0, 0), np.float32)
+    tables, count = [], 0
+    for block, table in rows:
+        if count + len(block) > len(vectors):
+            # In place, where the system can move pages instead of copying them.
+            vectors.resize((max(count + len(block), count * 3 // 2), block.shape[1]), refcheck=False)
+        vectors[count : count + len(block)] = block
+        count += len(block)
+        tables.append(table)
+    vectors.resize((count, vectors.shape[1]), refcheck=False)
+    return Segment(vectors, pa.concat_tables(tables))
 
 
-def _checked_ids(ids: Iterable[int | str], rows: int) -> list[int | str]:
-    ids = [int(item) if isinstance(item, np.integer) else item for item in ids]
-    if len(ids) != rows:
-        raise ValueError(f"There are {len(ids)} ids for {rows} texts: pass one id per text, or none at all.")
-    seen = set()
-    for item in ids:
-        if not isinstance(item, (int, str)) or isinstance(item, bool):
-            raise TypeError(f"The id {item!r:.60} is neither int nor str: convert it.")
-        if item in seen:
-            raise ValueError(f"The id {item!r:.60} is there twice: make the ids different.")
-        seen.add(item)
-    return ids
+def _snapshot(segments: Sequence[Segment]) -> Snapshot:
+    return Snapshot(tuple(segments), np.zeros(sum(map(len, segments)), bool), next_id=_next_id(segments))
 
 
-def _unit(vectors: np.ndarray, texts: list[str]) -> np.ndarray:
-    """Vectors as float32 of length 1; half precision normalises to three digits only."""
-    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unusable = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
-    if len(unusable):
-        text = texts[unusable[0]]
-        raise ValueError(
-            f"The model gives {len(unusable)} of {len(texts)} texts a zero or non-finite vector, which nothing can "
-            f"find, first {text!r:.60}: leave such texts out or repair the model."
+def _next_id(segments: Sequence[Segment]) -> int:
+    return max([0, *(item + 1 for segment in segments for item in segment.ids() if isinstance(item, int))])
+
+
+def _read_structure(contents: store.Contents) -> ann.Structure:
+    numbers = {key: value for key, value in contents.index["structure"].items() if key != "file"}
+    return ann.read_structure(contents.faiss.verified(), contents.index["dimension"], **numbers)
+
+
+def _structure_loader(contents: store.Contents, choice: ann.Choice, snapshot: Snapshot) -> Any:
+    """A function that reads the structure once, or makes it again where its file is damaged or gone."""
+
+    @functools.cache
+    def load() -> ann.Structure | None:
+        try:
+            if contents.faiss is not None:
+                return _read_structure(contents)
+        except ValueError as error:
+            logger.warning(str(error))
+        logger.warning(
+            f"The FAISS structure of the index in {contents.home[0]} is damaged or missing; it is made again from the "
+            "vectors, which are whole. Save the index to keep it."
         )
-    return vectors / lengths
+        return ann.choose(snapshot.vectors, replace(choice, kind=snapshot.report["kind"]), snapshot.alive)[0]
+
+    return load
 
 
-def _fingerprint(model: SentenceTransformer) -> str:
-    """SHA-256 of all that decides on a vector: weights, pooling, prompts and truncation."""
-    import torch
-    from sentence_transformers.sentence_transformer.modules import Pooling
+def _agree(encoder: Encoder, vectors: np.ndarray, texts: list[str]) -> None:
+    """Refuse vectors that another model made, told by the cosine of the first three with what this one makes."""
+    sample = texts[:3]
+    if not sample:
+        return
+    mine = encoder.documents(sample)
+    if mine.shape[1] != vectors.shape[1] or ((mine * vectors[:3]).sum(axis=1) < 0.99).any():
+        raise ValueError("The vectors are not of this model: it makes others of their texts.")
 
-    settings = {
-        "modules": [type(module).__name__ for module in model],
-        "pooling": [module.get_config_dict() for module in model.modules() if isinstance(module, Pooling)],
-        "prompts": model.prompts,
-        "max_seq_length": model.max_seq_length,
-        "truncate_dim": model.truncate_dim,
-    }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        # As bytes, because numpy has no bfloat16.
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+
+def _chain(first: Window, rest: Iterator[Window]) -> Iterator[Window]:
+    yield first
+    yield from rest
+
+
+def _progress(total: int | None, show: bool | None) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(
+        total=total, unit=" texts", desc="Embedding", disable=not (sys.stderr.isatty() if show is None else show)
+    )

@@ -1,0 +1,201 @@
+"""Searching: what an index costs beside FAISS called directly, and beside what people use today.
+
+Vectors are made here: texts of real corpora lie in clusters of very different sizes and near a subspace, so these do.
+Ours and FAISS answer the same queries in turn, so that a noisy machine is noisy for both; times are medians.
+
+- ``ours``: `SearchIndex.search` with the text of every hit read.
+- ``ours, not looked at``: the same without reading texts.
+- ``FAISS``: the structure that our index chose, called directly: row numbers and scores, no texts.
+- ``semantic_search_faiss``: of sentence-transformers, exact, with an index that is built once; row numbers.
+- ``datasets``: `Dataset.add_faiss_index`, exact, with texts.
+
+`--encode` also times indexing sentences with a model beside the host's `encode` alone.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import faiss
+import numpy as np
+from common import add_data, keep, paper_sentences, parser
+from datasets import Dataset
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.util.quantization import semantic_search_faiss
+
+from sentence_transformers_mirror import SearchIndex, embedded_model_path
+from sentence_transformers_mirror.search.ann import _parameters
+
+DIMENSION = 384
+BATCHES = (1, 32, 1_000)
+
+
+def structured(rows: int, seed: int = 0) -> np.ndarray:
+    """Unit vectors, shape (rows, 384): clusters of Zipf sizes in a subspace of 96 dimensions, and noise around it."""
+    rng = np.random.default_rng(seed)
+    world = np.random.default_rng(0)  # the same clusters for rows and queries
+    clusters, rank = 2_000, 96
+    centres = world.normal(size=(clusters, rank)).astype(np.float32)
+    spread = world.uniform(0.3, 1.0, size=(clusters, 1)).astype(np.float32)
+    basis = world.normal(size=(rank, DIMENSION)).astype(np.float32) / np.sqrt(rank)
+    sizes = 1 / np.arange(1, clusters + 1) ** 0.8
+    made = np.empty((rows, DIMENSION), np.float32)
+    for start in range(0, rows, 50_000):
+        block = made[start : start + 50_000]
+        owners = rng.choice(clusters, len(block), p=sizes / sizes.sum())
+        inner = centres[owners] + spread[owners] * rng.normal(size=(len(block), rank)).astype(np.float32)
+        block[:] = inner @ basis + 0.3 * rng.normal(size=block.shape).astype(np.float32)
+        block /= np.linalg.norm(block, axis=1, keepdims=True)
+    return made
+
+
+def interleaved(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    """Median seconds of each call, all made in turn until the time is up, at least three times."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    end = time.perf_counter() + seconds
+    while len(times[next(iter(calls))]) < 3 or time.perf_counter() < end:
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def measure(rows: int, kind: str, seconds: float) -> dict:
+    """Build, open and search one index, in a process of its own so that its peak of memory is its own."""
+    vectors, queries = structured(rows), structured(max(BATCHES), seed=1)
+    texts = (f"entry number {number} of the benchmark" for number in range(rows))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        index = SearchIndex.from_vectors(vectors, texts, kind=kind, path=folder)
+        build = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        start = time.perf_counter()
+        index = SearchIndex.open(folder)
+        opened = time.perf_counter() - start
+        start = time.perf_counter()
+        index.search(queries[0])
+        first = time.perf_counter() - start
+        disk = sum(file.stat().st_size for file in Path(folder).iterdir())
+        structure = index._snapshot.loaded
+        if structure is None:
+            direct = faiss.IndexFlatIP(DIMENSION)
+            direct.add(vectors)
+            parameters = None
+        else:
+            direct, parameters = structure.index, _parameters(structure.index, structure.effort, {})
+        depth = 1 if structure is None else structure.depth
+
+        def read(asked: np.ndarray) -> list:
+            return [[hit.text for hit in hits] for hits in index.search(asked)]
+
+        rows_of_table = []
+        for batch in BATCHES:
+            asked = np.ascontiguousarray(queries[:batch])
+            calls = {
+                "ours": lambda asked=asked: read(asked),
+                "ours, not looked at": lambda asked=asked: index.search(asked),
+                "FAISS": lambda asked=asked: direct.search(asked, 10 * depth, params=parameters),
+            }
+            rows_of_table.append({"batch": batch, **interleaved(calls, seconds)})
+        exact = faiss.knn(queries, vectors, 10, faiss.METRIC_INNER_PRODUCT)[1]
+        found = [[hit.id for hit in hits] for hits in index.search(queries)]
+        recall = float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, exact.tolist(), strict=True)]))
+        return {
+            "rows": rows,
+            "kind": index.facts()["structure"]["kind"],
+            "asked": kind,
+            "describe": index.describe(),
+            "build": build,
+            "open": opened,
+            "first search": first,
+            "peak MiB over the vectors given": (peak - before) / 1024,
+            "disk MiB": disk / 2**20,
+            "recall@10": recall,
+            "batches": rows_of_table,
+        }
+
+
+def others(rows: int, seconds: float) -> dict:
+    """What people use today, on the same vectors and queries, exact."""
+    vectors, queries = structured(rows), structured(max(BATCHES), seed=1)
+    _, _, corpus = semantic_search_faiss(
+        queries[:1], corpus_embeddings=vectors, top_k=10, rescore=False, exact=True, output_index=True
+    )
+    texts = [f"entry number {number} of the benchmark" for number in range(rows)]
+    dataset = Dataset.from_dict({"text": texts})
+    dataset.add_faiss_index_from_external_arrays(vectors, "vectors", metric_type=faiss.METRIC_INNER_PRODUCT)
+    found = []
+    for batch in BATCHES:
+        asked = np.ascontiguousarray(queries[:batch])
+        calls = {
+            "semantic_search_faiss": lambda asked=asked: semantic_search_faiss(
+                asked, corpus_index=corpus, top_k=10, rescore=False
+            ),
+            "datasets": lambda asked=asked: dataset.get_nearest_examples_batch("vectors", asked, 10),
+        }
+        found.append({"batch": batch, **interleaved(calls, seconds)})
+    return {"rows": rows, "batches": found}
+
+
+def encoding(data: Path, texts: int, rounds: int) -> dict:
+    """Seconds to index sentences, and to `encode` them with the host's defaults, in turn."""
+    sentences = paper_sentences(data)[:texts]
+    model = SentenceTransformer(embedded_model_path())
+    times: dict[str, list[float]] = {"encode": [], "index": []}
+    for _ in range(rounds):
+        start = time.perf_counter()
+        model.encode(sentences)
+        times["encode"].append(time.perf_counter() - start)
+        start = time.perf_counter()
+        SearchIndex.build(model, sentences)
+        times["index"].append(time.perf_counter() - start)
+    ratios = [host / ours for host, ours in zip(times["encode"], times["index"], strict=True)]
+    return {"texts": len(sentences), "seconds": times, "ratio": statistics.median(ratios)}
+
+
+def in_a_process(*arguments: object) -> dict:
+    """Run this script for one measurement and read its result."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder, "part.json")
+        command = [sys.executable, __file__, "--output", str(output), *map(str, arguments)]
+        subprocess.run(command, check=True)
+        import json
+
+        return json.loads(output.read_text(encoding="utf-8"))["result"]
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    add_data(arguments)
+    arguments.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    arguments.add_argument("--kinds", nargs="+", default=["auto", "flat", "hnsw"])
+    arguments.add_argument("--seconds", type=float, default=10, help="per contest (default: %(default)s)")
+    arguments.add_argument("--encode", type=int, default=10_000, metavar="N", help="sentences to index; 0 for none")
+    arguments.add_argument("--rounds", type=int, default=3, help="of the contest with encode")
+    arguments.add_argument("--one", nargs=2, metavar=("SIZE", "KIND"), help="measure one index only")
+    args = arguments.parse_args()
+    data = ["--data", args.data, "--seconds", args.seconds]
+    if args.one and args.one[1] == "others":
+        result = others(int(args.one[0]), args.seconds)
+    elif args.one:
+        result = measure(int(args.one[0]), args.one[1], args.seconds)
+    else:
+        result = {
+            "indexes": [in_a_process(*data, "--one", size, kind) for size in args.sizes for kind in args.kinds],
+            "others": [in_a_process(*data, "--one", size, "others") for size in args.sizes],
+            "encode": encoding(Path(args.data), args.encode, args.rounds) if args.encode else None,
+        }
+    keep("search", result, args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""From texts to unit vectors, and the proof that a model is the one that made an index."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+# Fast tokenizers raise "Already borrowed" when two threads set their padding at once.
+_ONE_AT_A_TIME = threading.Lock()
+# Tokens embedded in one forward pass: few long texts or many short ones. What a cache holds, or what fills a GPU.
+_TOKENS = {"cpu": 1_024}
+_TOKENS_ELSEWHERE = 16_384
+
+
+class Encoder:
+    """A model, and the fingerprint that it had when the encoder was made.
+
+    Args:
+        model: A model, or its name or path.
+        dimensions: Keep only the first dimensions of a vector (Matryoshka models); by default what the model does.
+
+    Raises:
+        OSError: If there is no such model.
+        TypeError: If ``model`` is no model.
+        ValueError: If ``dimensions`` is more than the model has.
+    """
+
+    def __init__(self, model: SentenceTransformer | str | Path, dimensions: int | None = None) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        self.name = None
+        if isinstance(model, (str, Path)):
+            # An absolute path, because the next program starts in another folder.
+            self.name = str(Path(model).resolve()) if Path(model).exists() else str(model)
+            try:
+                model = SentenceTransformer(str(model))
+            except (OSError, ValueError) as error:
+                raise OSError(
+                    f"The model {str(model)!r} could not be loaded: no such folder, and no such model in the hub or "
+                    f"no network to reach it ({type(error).__name__})."
+                ) from error
+        if not isinstance(model, SentenceTransformer):
+            raise TypeError(f"model must be a SentenceTransformer, or its name or path, not {type(model).__name__}.")
+        size = model.get_embedding_dimension()
+        if dimensions is not None and not (0 < dimensions and (size is None or dimensions <= size)):
+            raise ValueError(f"dimensions must be between 1 and the {size} of the model, not {dimensions}.")
+        self.model = model
+        self.dimensions = dimensions
+        self.fingerprint = fingerprint(model, dimensions)
+        self._seen = self._glance()
+
+    def queries(self, texts: list[str]) -> np.ndarray:
+        """Unit vectors of queries, shape (texts, dimension), float32.
+
+        Raises:
+            ValueError: If the model was changed since the encoder was made, or a vector is zero or not finite.
+        """
+        self.verify()
+        with _ONE_AT_A_TIME:
+            vectors = self.model.encode_query(
+                texts, show_progress_bar=False, convert_to_numpy=True, truncate_dim=self.dimensions
+            )
+        return unit(vectors, texts)
+
+    def documents(
+        self, texts: list[str], batch_size: int | None = None, done: Callable[[int], object] | None = None
+    ) -> np.ndarray:
+        """Unit vectors of documents, shape (texts, dimension), float32.
+
+        Equal texts are embedded once, and texts of equal length together, so that hardly any padding is computed.
+
+        Args:
+            texts: A window of a corpus: the larger, the less padding.
+            batch_size: Texts embedded at a time; by default about 1,000 tokens of them, or 16,000 on a GPU.
+            done: Called with the number of texts of each batch.
+
+        Raises:
+            ValueError: If the model was changed since the encoder was made, or a vector is zero or not finite.
+        """
+        self.verify()
+        distinct = list(dict.fromkeys(texts))
+        lengths = self._lengths(distinct)
+        order = np.argsort(-lengths, kind="stable")  # longest first: what does not fit memory fails at once
+        budget = _TOKENS.get(self.model.device.type, _TOKENS_ELSEWHERE)
+        vectors = np.empty((len(distinct), 0), np.float32)
+        start = 0
+        while start < len(order):
+            rows = order[start : start + (batch_size or max(1, budget // max(1, int(lengths[order[start]]))))]
+            with _ONE_AT_A_TIME:
+                made = self.model.encode_document(
+                    [distinct[row] for row in rows],
+                    batch_size=len(rows),
+                    show_progress_bar=False,
+                    convert_to_numpy=True,
+                    truncate_dim=self.dimensions,
+                )
+            if not vectors.shape[1]:
+                vectors = np.empty((len(distinct), made.shape[1]), np.float32)
+            vectors[rows] = made
+            start += len(rows)
+            if done is not None:
+                done(len(rows))
+        if done is not None:
+            done(len(texts) - len(distinct))
+        numbers = {text: number for number, text in enumerate(distinct)}
+        return unit(vectors[[numbers[text] for text in texts]], texts)
+
+    def _lengths(self, texts: list[str]) -> np.ndarray:
+        """Tokens of each text as far as the model reads it; or characters, if it has no tokenizer to be asked."""
+        tokenizer, longest = self.model.tokenizer, self.model.max_seq_length
+        if not callable(tokenizer):
+            return np.array([len(text) for text in texts])
+        # Tokenizing twice costs a hundredth of a forward pass. Characters tell the width badly: sorted by them, a
+        # quarter of the tokens of a corpus of sentences are padding.
+        with _ONE_AT_A_TIME:
+            tokens = tokenizer(texts, truncation=longest is not None, max_length=longest)["input_ids"]
+        return np.array([len(ids) for ids in tokens])
+
+    def verify(self) -> None:
+        """Refuse a model that was changed, as tuning does in place; its queries are no match for the old vectors.
+
+        Raises:
+            ValueError: If it was.
+        """
+        seen = self._glance()
+        if seen != self._seen:
+            if fingerprint(self.model, self.dimensions) != self.fingerprint:
+                raise ValueError(
+                    "The model was changed since it built this index (tuned, or given other settings), and its "
+                    "queries no longer match: call index.rebuild(model)."
+                )
+            self._seen = seen
+
+    def _glance(self) -> tuple:
+        from sentence_transformers_mirror._host import weights_version
+
+        return weights_version(self.model), json.dumps(_settings(self.model, self.dimensions), sort_keys=True)
+
+
+def unit(vectors: np.ndarray, texts: Sequence[object]) -> np.ndarray:
+    """Vectors as float32 of length 1; half precision normalises to three digits only.
+
+    Raises:
+        ValueError: If a vector is zero or not finite.
+    """
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    # Squares are added up in double precision, where no square of a float32 overflows.
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))[:, None].astype(np.float32)
+    unusable = np.flatnonzero(~(np.isfinite(lengths[:, 0]) & (lengths[:, 0] > 0)))
+    if len(unusable):
+        text = texts[unusable[0]]
+        raise ValueError(
+            f"{len(unusable)} of {len(texts)} texts have a zero or non-finite vector, which nothing can find, "
+            f"first {text!r:.60}: leave such texts out or repair the model."
+        )
+    return vectors / lengths
+
+
+def fingerprint(model: SentenceTransformer, dimensions: int | None = None) -> str:
+    """SHA-256 of all that decides on a vector: weights, modules, pooling, prompts and truncation."""
+    import torch
+
+    digest = hashlib.sha256(json.dumps(_settings(model, dimensions), sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        # As bytes, because numpy has no bfloat16.
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _settings(model: SentenceTransformer, dimensions: int | None) -> dict:
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    return {
+        "modules": [type(module).__name__ for module in model],
+        # What is off or empty does not count: a later release of the host may add such settings.
+        "pooling": [
+            {key: value for key, value in module.get_config_dict().items() if value}
+            for module in model.modules()
+            if isinstance(module, Pooling)
+        ],
+        "prompts": {name: prompt for name, prompt in model.prompts.items() if prompt},
+        "default_prompt_name": model.default_prompt_name,
+        "max_seq_length": model.max_seq_length,
+        "truncate_dim": dimensions or model.truncate_dim,
+    }

@@ -1,0 +1,103 @@
+"""Which rows a condition on metadata lets through."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sentence_transformers_mirror.search.segments import Segment, Snapshot
+
+Where = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Column:
+    """The values of one key in a segment: the pairs (row, number of the value), and the distinct values in order."""
+
+    rows: np.ndarray
+    codes: np.ndarray
+    values: list[Any]
+
+
+def mask(snapshot: Snapshot, where: Where) -> np.ndarray:
+    """The rows whose metadata meets every condition.
+
+    Args:
+        snapshot: Of an index.
+        where: For each key a value, a collection of values of which one must be there, or a function from a value to
+            a bool. A list in the metadata (tags) meets a condition if one of its elements does; an entry without the
+            key, or with a dictionary under it, meets none. ``1`` and ``1.0`` are equal, ``1`` and ``True`` are not.
+
+    Returns:
+        Shape (rows,), bool; removed rows are left out.
+
+    Raises:
+        TypeError: If ``where`` is no dictionary or asks for something that is no JSON value.
+        ValueError: If no entry ever had one of the keys, which is then most likely a typing error.
+    """
+    if not isinstance(where, Mapping) or not all(isinstance(key, str) for key in where):
+        raise TypeError(f"where must be a dictionary of metadata keys and values, not {where!r:.60}.")
+    allowed = ~snapshot.removed
+    for key, wanted in where.items():
+        test = _test(key, wanted)
+        known = False
+        for start, segment in zip(snapshot.vectors.starts, snapshot.segments, strict=False):
+            column = _column(segment, key)
+            known = known or bool(column.values)
+            passed = np.zeros(len(segment), bool)
+            passes = np.fromiter(map(test, column.values), bool, len(column.values))
+            passed[column.rows[passes[column.codes]]] = True
+            allowed[start : start + len(segment)] &= passed
+        if not known:
+            keys = ", ".join(sorted({key for segment in snapshot.segments for key in _keys(segment)})) or "none"
+            raise ValueError(f"No entry has a value under {key!r} in its metadata; the keys are: {keys}.")
+    return allowed
+
+
+def _test(key: str, wanted: Any) -> Callable[[Any], bool]:
+    if callable(wanted):
+        return lambda value: bool(wanted(value))
+    several = isinstance(wanted, Collection) and not isinstance(wanted, (str, bytes, Mapping))
+    options = list(wanted) if several else [wanted]
+    for option in options:
+        if not isinstance(option, (str, int, float, bool, type(None))):
+            raise TypeError(
+                f"where[{key!r}] must be strings, numbers, bools or None, or a function, not {wanted!r:.60}."
+            )
+    chosen = {_comparable(option) for option in options}
+    return lambda value: _comparable(value) in chosen
+
+
+def _comparable(value: Any) -> tuple[bool, Any]:
+    return isinstance(value, bool), value
+
+
+def _column(segment: Segment, key: str) -> _Column:
+    """Made once per segment and key, since a segment never changes."""
+    if key not in segment.columns:
+        rows, codes, values = [], [], {}
+        for row, metadata in enumerate(_metadata(segment)):
+            if key in metadata:
+                found = metadata[key]
+                for value in found if isinstance(found, list) else [found]:
+                    if not isinstance(value, (list, dict)):
+                        rows.append(row)
+                        codes.append(values.setdefault(_comparable(value), len(values)))
+        segment.columns[key] = _Column(
+            np.array(rows, np.int64), np.array(codes, np.int64), [value for _, value in values]
+        )
+    return segment.columns[key]
+
+
+def _metadata(segment: Segment) -> Iterable[dict[str, Any]]:
+    for batch in segment.entries.column("metadata").chunks:
+        for text in batch.to_pylist():
+            yield {} if text is None else json.loads(text)
+
+
+def _keys(segment: Segment) -> set[str]:
+    return {key for metadata in _metadata(segment) for key in metadata}

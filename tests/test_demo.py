@@ -1,0 +1,81 @@
+"""The page, in a browser without a window."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+
+import pytest
+
+from sentence_transformers_mirror.search import SearchIndex
+
+TEXTS = [
+    "open the file",
+    "write the list",
+    "<script>document.title = 'owned'</script>",
+    "<img src=x onerror=\"document.title='owned'\">",
+]
+
+
+@pytest.fixture
+def address(tiny_model):
+    pytest.importorskip("gradio", reason="needs the extra `demo`")
+    from sentence_transformers_mirror import demo
+
+    index = SearchIndex.build(tiny_model, TEXTS, metadata=[{"kind": "plain"}] * 2 + [{"kind": "<b>markup</b>"}] * 2)
+    yield demo.serve(index, block=False)
+    import gradio
+
+    gradio.close_all(verbose=False)
+
+
+def test_only_this_machine_may_ask(address):
+    assert address.startswith("http://127.0.0.1:")
+    port = int(address.rstrip("/").rsplit(":", 1)[1])
+    other = socket.gethostbyname(socket.gethostname())
+    if other.startswith("127."):
+        pytest.skip("this machine has no other address")
+    with socket.socket() as client:
+        client.settimeout(2)
+        assert client.connect_ex((other, port)) != 0
+
+
+def test_search_filter_and_neighbours_in_a_browser(address):
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("needs chromium on the path")
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page = chromium.new_page()
+        page.goto(address)
+        page.fill("#query textarea, #query input", "open the file")
+        page.click("#search")
+        page.wait_for_selector("#hits td:visible:has-text('open the file')")
+        table = page.inner_text("#hits")
+        assert "1.000" in table and "████" in table and all(text in table for text in TEXTS)
+        assert page.title() != "owned" and page.query_selector("#hits td script, #hits td img") is None
+        page.fill("#where textarea, #where input", '{"kind": "<b>markup</b>"}')
+        page.click("#search")
+        page.wait_for_function("!document.querySelector('#hits').innerText.includes('open the file')")
+        page.fill("#where textarea, #where input", "")
+        page.click("#hits td:visible:has-text('onerror')")
+        page.wait_for_function("document.querySelector('#query textarea, #query input').value.includes('onerror')")
+        page.wait_for_selector("#hits td:visible:has-text('write the list')")
+        page.fill("#where textarea, #where input", "kind")
+        page.click("#search")
+        page.wait_for_function(
+            "document.querySelector('#told textarea, #told input').value.includes('A filter is a JSON object')"
+        )
+        assert page.title() != "owned"
+        chromium.close()
+
+
+@pytest.mark.parametrize("text", ["kind", "[1]", "{", "7"])
+def test_filters_that_are_none(text):
+    pytest.importorskip("gradio", reason="needs the extra `demo`")
+    from sentence_transformers_mirror.demo import parse_filter
+
+    assert parse_filter(" ") is None and parse_filter('{"a": 1}') == {"a": 1}
+    with pytest.raises(ValueError, match="A filter is a JSON object"):
+        parse_filter(text)
