@@ -337,7 +337,15 @@ class StopAt(TrainerCallback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_ctrl_c_leaves_a_usable_model_and_says_where_it_stopped(tiny_model, texts, tmp_path, caplog):
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler of SIGINT, which a shell takes away from what it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_leaves_a_usable_model_and_says_where_it_stopped(tiny_model, texts, tmp_path, caplog, ctrl_c):
     before = weights(tiny_model)
     result = mirror_tune(tiny_model, texts, **FAST, callbacks=[StopAt(2)], output_dir=tmp_path / "out")
     assert result.interrupted
