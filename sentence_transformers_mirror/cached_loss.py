@@ -36,7 +36,7 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
         """
         :class:`MirrorLoss` for batches that do not fit into memory: the same value and the same gradients, at the
         memory of one mini-batch (GradCache). All texts of the batch remain each other's negatives, which gradient
-        accumulation does not do. Everything is embedded twice, so a step takes about a third longer.
+        accumulation does not do. Everything is embedded twice, which is the price.
 
         Args:
             model: The SentenceTransformer to tune.

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
 import random
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_from_disk
 
-# By suffix: the builder of `datasets` that reads it and its options. Any other file holds a text a line.
-_TABLES = {
-    ".csv": ("csv", {}),
-    ".tsv": ("csv", {"sep": "\t"}),
-    ".json": ("json", {}),
-    ".jsonl": ("json", {}),
-    ".parquet": ("parquet", {}),
-}
+from sentence_transformers_mirror.files import read_rows
 
 
 @dataclass(frozen=True)
@@ -95,7 +87,8 @@ def _read(source: object, column: str | None, dropped: dict[str, int]) -> Iterat
     elif isinstance(source, (DatasetDict, IterableDatasetDict)):
         raise ValueError(f"This is a dictionary of datasets; pass one of its splits: {', '.join(source)}.")
     elif isinstance(source, (Dataset, IterableDataset)):
-        name = _choose_column(source, column)
+        names = source.column_names or list(next(iter(source)))
+        name = _choose_column(names, _text_columns(source), column)
         yield from _strings((row[name] for row in source.select_columns([name])), f"column {name!r}")
     elif isinstance(source, Iterable):
         yield from _strings(source, "texts")
@@ -105,53 +98,29 @@ def _read(source: object, column: str | None, dropped: dict[str, int]) -> Iterat
 
 
 def _read_path(path: Path, column: str | None, dropped: dict[str, int]) -> Iterator[str]:
-    if not path.exists():
-        raise FileNotFoundError(f"There is no file {str(path)!r}; to tune on strings themselves, pass a list of them.")
     if path.is_dir():
         if not (path / "dataset_info.json").exists():
             raise ValueError(f"{str(path)!r} is a folder without a saved dataset in it; name a text file.")
         yield from _read(load_from_disk(str(path)), column, dropped)
         return
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    if suffix.lower() in _TABLES:
-        builder, options = _TABLES[suffix.lower()]
-        # datasets keeps a copy of what it reads; it must not outlive this call.
-        with tempfile.TemporaryDirectory() as cache:
-            try:
-                table = load_dataset(
-                    builder, data_files=str(path), split="train", cache_dir=cache, keep_in_memory=True, **options
-                )
-            except Exception as error:
-                raise ValueError(f"{str(path)!r} cannot be read as {suffix}: {_root_cause(error)}") from error
-        yield from _read(table, column, dropped)
-        return
-    yield from _read_lines(path, dropped)
+    undecodable: list[int] = []
+    rows = read_rows(path, undecodable)
+    if (first := next(rows, None)) is not None:
+        name = _choose_column(list(first), [key for key, value in first.items() if isinstance(value, str)], column)
+        yield from _strings((row[name] for row in chain([first], rows)), f"column {name!r}")
+    dropped["undecodable"] = len(undecodable)
 
 
-def _read_lines(path: Path, dropped: dict[str, int]) -> Iterator[str]:
-    lines = 0
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for lines, line in enumerate(file, start=1):
-                if b"\0" in line:
-                    raise ValueError(f"{str(path)!r} is no text file (a zero byte in line {lines}); save it as UTF-8.")
-                try:
-                    yield line.decode("utf-8-sig" if lines == 1 else "utf-8")
-                except UnicodeDecodeError:
-                    dropped["undecodable"] += 1
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read as gzip: {error}.") from error
-    if lines and dropped["undecodable"] == lines:
-        raise ValueError(f"{str(path)!r} is not UTF-8: no line of it could be decoded; convert it to UTF-8 first.")
+def _text_columns(dataset: Dataset | IterableDataset) -> list[str]:
+    features = dataset.features or {}
+    return [name for name, feature in features.items() if getattr(feature, "dtype", "") in ("string", "large_string")]
 
 
-def _choose_column(dataset: Dataset | IterableDataset, column: str | None) -> str:
-    names = dataset.column_names or list(next(iter(dataset)))
+def _choose_column(names: list[str], texts: list[str], column: str | None) -> str:
     if column is not None:
         if column not in names:
             raise ValueError(f"There is no column {column!r}; the columns are {', '.join(names)}.")
         return column
-    texts = [n for n in names if dataset.features and dataset.features[n].dtype in ("string", "large_string")]
     if "text" in names:
         return "text"
     if len(texts) == 1:
@@ -171,9 +140,3 @@ def _split(texts: Iterable[str], language: str) -> Iterator[str]:
 
     for text in texts:
         yield from segment(language, text)
-
-
-def _root_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {error}"

@@ -279,7 +279,8 @@ def _one_tokenizer(model: SentenceTransformer) -> Any:
     first = model[0]
     routes = [route[0] for route in first.sub_modules.values()] if isinstance(first, Router) else [first]
     tokenizers = [getattr(route, "tokenizer", None) for route in routes]
-    if any(other.get_vocab() != tokenizers[0].get_vocab() for other in tokenizers[1:]):
+    vocabularies = [None if tokenizer is None else tokenizer.get_vocab() for tokenizer in tokenizers]
+    if any(vocabulary != vocabularies[0] for vocabulary in vocabularies):
         raise ValueError(
             "The routes of this model read different vocabularies; pass mask=None (dropout alone makes the views), or "
             "tune each route as a model of its own."

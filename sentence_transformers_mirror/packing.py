@@ -1,7 +1,7 @@
 """Embed the rows of a batch without computing their padding.
 
-A batch is random in content and ragged in length: padded to its longest row, two thirds of a batch of sentences are
-padding. Here its rows are sorted by length and cut into a fixed number of groups whose boundaries minimise the padded
+A batch is random in content and ragged in length: padded to its longest row, most of a batch of sentences is padding.
+Here its rows are sorted by length and cut into a fixed number of groups whose boundaries minimise the padded
 tokens, and each group is embedded at its own width.
 """
 

@@ -27,6 +27,7 @@ from sentence_transformers_mirror.cached_loss import CachedMirrorLoss
 from sentence_transformers_mirror.corpus import load_corpus
 from sentence_transformers_mirror.dropout import drophead, dropout_rate
 from sentence_transformers_mirror.loss import MirrorLoss
+from sentence_transformers_mirror.models import load_model
 from sentence_transformers_mirror.recipes import Recipe, resolve
 from sentence_transformers_mirror.views import TokenSpanMask
 
@@ -306,13 +307,7 @@ def _trained_in_float32(model: SentenceTransformer) -> Iterator[None]:
 
 def _load(model: SentenceTransformer | str | Path) -> SentenceTransformer:
     if not isinstance(model, SentenceTransformer):
-        try:
-            model = SentenceTransformer(str(model))
-        except (OSError, ValueError) as error:
-            raise OSError(
-                f"The model {str(model)!r} could not be loaded: no such folder, and no such model in the hub or no "
-                f"network to reach it ({type(error).__name__})."
-            ) from error
+        model = load_model(model)
     if not model.supports("text"):
         modalities = ", ".join(map(str, model.modalities))
         raise ValueError(f"This model reads {modalities} and no text; mirror tuning needs a text encoder.")

@@ -25,8 +25,7 @@ class TokenSpanMask(nn.Module):
     decoders, T5) the span is deleted. Random numbers come from torch's generator on the device of the tokens.
 
     The paper (arXiv 2104.08027, section 2.1 and its code) replaces 5 characters of every sentence of at least 30,
-    9.8% of the characters of the sentences it masks; a mask of words of that size works on ids, needs no strings and
-    costs a millisecond a batch.
+    9.8% of the characters of the sentences it masks; a mask of words of that size works on ids and needs no strings.
 
     Args:
         share: Part of a text's characters to hide, in (0, 1).

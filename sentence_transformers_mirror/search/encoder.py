@@ -37,17 +37,13 @@ class Encoder:
     def __init__(self, model: SentenceTransformer | str | Path, dimensions: int | None = None) -> None:
         from sentence_transformers import SentenceTransformer
 
+        from sentence_transformers_mirror.models import load_model
+
         self.name = None
         if isinstance(model, (str, Path)):
             # An absolute path, because the next program starts in another folder.
             self.name = str(Path(model).resolve()) if Path(model).exists() else str(model)
-            try:
-                model = SentenceTransformer(str(model))
-            except (OSError, ValueError) as error:
-                raise OSError(
-                    f"The model {str(model)!r} could not be loaded: no such folder, and no such model in the hub or "
-                    f"no network to reach it ({type(error).__name__})."
-                ) from error
+            model = load_model(model)
         if not isinstance(model, SentenceTransformer):
             raise TypeError(f"model must be a SentenceTransformer, or its name or path, not {type(model).__name__}.")
         size = model.get_embedding_dimension()
@@ -119,8 +115,7 @@ class Encoder:
         tokenizer, longest = self.model.tokenizer, self.model.max_seq_length
         if not callable(tokenizer):
             return np.array([len(text) for text in texts])
-        # Tokenizing twice costs a hundredth of a forward pass. Characters tell the width badly: sorted by them, a
-        # quarter of the tokens of a corpus of sentences are padding.
+        # Tokenizing twice costs little beside a forward pass, and characters tell the width of a batch badly.
         with _ONE_AT_A_TIME:
             tokens = tokenizer(texts, truncation=longest is not None, max_length=longest)["input_ids"]
         return np.array([len(ids) for ids in tokens])

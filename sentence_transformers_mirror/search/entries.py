@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,18 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from sentence_transformers_mirror.files import is_table, read_rows
 from sentence_transformers_mirror.search.segments import SCHEMA
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-_TABLES = {
-    ".csv": ("csv", {}),
-    ".tsv": ("csv", {"sep": "\t"}),
-    ".json": ("json", {}),
-    ".jsonl": ("json", {}),
-    ".parquet": ("parquet", {}),
-}
 
 
 @dataclass(frozen=True)
@@ -184,7 +176,9 @@ def columns(
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read or has no such column.
     """
-    rows = read_file(path)
+    rows = read_rows(path)
+    if not is_table(path):
+        rows = (row for row in rows if row["text"])
     first = next(rows, None)
     if first is None:
         return iter(()), None, None
@@ -198,37 +192,3 @@ def columns(
         None if item is None else (row[item] for row in ids),
         ({name: row[name] for name in metadata} for row in extra) if metadata else None,
     )
-
-
-def read_file(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a csv, tsv, json, jsonl or parquet file; or the lines, but no blank ones, of any other as ``text``.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {str(path)!r}: check the path.")
-    if path.suffix.lower() not in _TABLES:
-        yield from _lines(path)
-        return
-    import datasets
-
-    builder, options = _TABLES[path.suffix.lower()]
-    try:
-        yield from datasets.load_dataset(builder, data_files=str(path), split="train", streaming=True, **options)
-    except Exception as error:
-        raise ValueError(f"{str(path)!r} cannot be read as {path.suffix}: {type(error).__name__}.") from error
-
-
-def _lines(path: Path) -> Iterator[dict[str, str]]:
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                if text:
-                    yield {"text": text}
-    except UnicodeDecodeError:
-        raise ValueError(f"Line {number} of {str(path)!r} is not UTF-8: convert the file first.") from None
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read as gzip: {error}.") from error

@@ -60,10 +60,6 @@ class Segment:
         entry, text, metadata = (column[row].as_py() for column in self.entries.columns)
         return json.loads(entry), text, {} if metadata is None else json.loads(metadata)
 
-    def texts(self, start: int = 0, stop: int | None = None) -> list[str]:
-        stop = len(self) if stop is None else stop
-        return self.entries.column("text").slice(start, stop - start).to_pylist()
-
 
 class Vectors:
     """Arrays of vectors, shape (rows, dimension) each, numbered through as if they were one."""
