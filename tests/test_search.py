@@ -556,11 +556,15 @@ def test_hits_are_read_when_they_are_looked_at(tiny_model, monkeypatch):
 
     index = SearchIndex.build(tiny_model, TEXTS)
     reads = []
-    read = Segment.read
-    monkeypatch.setattr(Segment, "read", lambda self, row: reads.append(row) or read(self, row))
+    for name in ("id", "text", "metadata"):
+        read = getattr(Segment, name)
+        monkeypatch.setattr(
+            Segment, name, lambda self, row, name=name, read=read: reads.append(name) or read(self, row)
+        )
     hits = index.search(["the cat"] * 3)
     assert not reads and hits[0][0].score > hits[0][1].score
-    assert hits[0][0].text in TEXTS and hits[0][0].id in range(6) and len(reads) == 1
+    assert hits[0][0].text in TEXTS and hits[0][0].text == hits[0][0].text and reads == ["text"]
+    assert hits[0][0].id in range(6) and reads == ["text", "id"]
     index.remove(list(range(6)))
     assert hits[1][0].text == hits[0][0].text  # as the index was
     for made in (pickle.loads(pickle.dumps(hits[2][0])), copy.deepcopy(hits[2][0])):

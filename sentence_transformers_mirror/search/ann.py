@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from types import ModuleType
 from typing import Any, BinaryIO
 
@@ -82,15 +83,22 @@ class Structure:
 
     def candidates(self, queries: np.ndarray, count: int, allowed: np.ndarray | None, effort: int) -> np.ndarray:
         """The rows it proposes, int64, shape (queries, candidates), -1 where it has none."""
-        options: dict[str, Any] = {}
         if allowed is not None:
-            options["sel"] = _faiss().IDSelectorBitmap(np.packbits(allowed[self.order], bitorder="little"))
+            selector = _faiss().IDSelectorBitmap(np.packbits(allowed[self.order], bitorder="little"))
+            parameters = _parameters(self.index, effort, {"sel": selector})
+        else:
+            parameters = self._usual if effort == self.effort else _parameters(self.index, effort, {})
         # Never fewer than recall was measured with: the width of a graph search is at least the number of hits.
-        count = min(max(count, _RECALL_AT) * self.depth, self.index.ntotal)
-        numbers = self.index.search(queries, count, params=_parameters(self.index, effort, options))[1]
+        count = min(max(count, _RECALL_AT) * self.depth, len(self.order))
+        numbers = self.index.search(queries, count, params=parameters)[1]
         rows = self.order[numbers]
         rows[numbers < 0] = -1
         return rows
+
+    @cached_property
+    def _usual(self) -> Any:
+        """Parameters of a search without a filter, made once: that takes as long as a part of a small search."""
+        return _parameters(self.index, self.effort, {})
 
     def write(self, stream: BinaryIO) -> None:
         faiss = _faiss()
@@ -235,6 +243,8 @@ def _approximate(
             near = np.concatenate(
                 [near, _scan(vectors, queries[pending], top_k, allowed, len(structure.order))[1]], axis=1
             )
+        if len(pending) == len(queries) and near.shape[1] >= top_k and near.min() >= 0:
+            return _rescored(vectors, queries, near, top_k)  # nearly always, and nothing needs to be copied then
         enough = np.count_nonzero(near >= 0, axis=1) >= top_k
         if enough.any():
             done = pending[enough]

@@ -31,7 +31,7 @@ def calibrate(snapshot: Snapshot, false_positive_rate: float, seed: int) -> dict
     rows = np.sort(np.random.default_rng(seed).permutation(snapshot.rows())[:_SAMPLE])
     numbers: dict[str, int] = {}
     places = [snapshot.locate(row) for row in rows.tolist()]
-    texts = np.array([numbers.setdefault(segment.read(row)[1], len(numbers)) for segment, row in places])
+    texts = np.array([numbers.setdefault(segment.text(row), len(numbers)) for segment, row in places])
     first, second = np.triu_indices(len(rows), 1)
     different = texts[first] != texts[second] if len(rows) else np.zeros(0, bool)
     pairs = int(different.sum())

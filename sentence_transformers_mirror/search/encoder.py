@@ -148,10 +148,10 @@ def unit(vectors: np.ndarray, texts: Sequence[object]) -> np.ndarray:
         ValueError: If a vector is zero or not finite.
     """
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    # Squares are added up in double precision, where no square of a float32 overflows.
-    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))[:, None].astype(np.float32)
-    unusable = np.flatnonzero(~(np.isfinite(lengths[:, 0]) & (lengths[:, 0] > 0)))
-    if len(unusable):
+    wide = vectors.astype(np.float64)  # where no square of a float32 overflows
+    lengths = np.sqrt(np.vecdot(wide, wide))[:, None].astype(np.float32)
+    if len(vectors) and not (lengths.min() > 0 and lengths.max() < np.inf):  # nor if one of them is NaN
+        unusable = np.flatnonzero(~(np.isfinite(lengths[:, 0]) & (lengths[:, 0] > 0)))
         text = texts[unusable[0]]
         raise ValueError(
             f"{len(unusable)} of {len(texts)} texts have a zero or non-finite vector, which nothing can find, "

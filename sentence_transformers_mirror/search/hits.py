@@ -10,7 +10,7 @@ from sentence_transformers_mirror.search.segments import Snapshot
 
 @dataclass(frozen=True)
 class Hit:
-    """A text that was found. Id, text and metadata are read from the index when they are looked at.
+    """A text that was found. Id, text and metadata are each read from the index when they are looked at.
 
     Args:
         id: As it was given, or the number that the text got.
@@ -33,16 +33,14 @@ class Hit:
         return hit
 
     def __getattr__(self, name: str) -> Any:
-        # Called only for what is not there: the first look at a lazy hit fills it.
+        # Called only for what is not there: the first look at a part of a lazy hit reads it.
         source = self.__dict__.get("_source")
         if source is None or name not in ("id", "text", "metadata"):
             raise AttributeError(f"Hit has no attribute {name!r}")
         snapshot, row = source
         segment, local = snapshot.locate(row)
-        item, text, metadata = segment.read(local)
-        self.__dict__.update(id=item, text=text, metadata=metadata)
-        self.__dict__.pop("_source", None)
-        return self.__dict__[name]
+        value = self.__dict__[name] = getattr(segment, name)(local)
+        return value
 
     def __reduce__(self) -> tuple:
         return Hit, (self.id, self.score, self.text, self.metadata)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,19 +12,17 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 import pyarrow as pa
 
-from sentence_transformers_mirror.search import ann, filters, store
+from sentence_transformers_mirror.search import ann, filters, manifest, store
 from sentence_transformers_mirror.search.calibration import calibrate
 from sentence_transformers_mirror.search.describe import describe
 from sentence_transformers_mirror.search.encoder import Encoder, unit
 from sentence_transformers_mirror.search.entries import Window, check_id, check_new, check_text, windows
 from sentence_transformers_mirror.search.hits import Hit
-from sentence_transformers_mirror.search.segments import Segment, Snapshot, compacted, merged
+from sentence_transformers_mirror.search.segments import Segment, Snapshot, compacted, gathered, merged, next_id
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
-
-logger = logging.getLogger(__name__)
 
 _WINDOW = 32_768  # texts that are read, sorted by length and embedded at a time
 
@@ -45,25 +41,23 @@ class SearchIndex:
         dimension: int,
         choice: ann.Choice,
         encoder: Encoder | None = None,
-        manifest: Mapping[str, Any] | None = None,
-        home: tuple[str, str] | None = None,
+        model: Mapping[str, Any] | None = None,
     ) -> None:
         """Use ``build``, ``from_vectors``, ``load`` or ``open``."""
-        manifest = manifest or {}
         self._snapshot = snapshot
         self._dimension = dimension
         self._choice = choice
         self._encoder = encoder
         # Kept where there is no encoder, for the next save.
-        self._model = {key: manifest.get(key) for key in ("fingerprint", "model", "dimensions")}
+        self._model = {key: (model or {}).get(key) for key in ("fingerprint", "model", "dimensions")}
         if encoder is not None:
             self._model = {
                 "fingerprint": encoder.fingerprint,
                 "model": encoder.name or self._model["model"],
                 "dimensions": encoder.dimensions,
             }
-        self._home = home
-        self._structure_file: tuple[Any, str, list[Any]] | None = None
+        self._home: tuple[str, str] | None = None  # the folder it lies in, and the tag of the save there
+        self._structure_file: manifest.Kept | None = None
         self._positions: dict[int | str, int] | None = None  # row of each id, made when it is first needed
         self._writing = threading.RLock()
 
@@ -207,8 +201,8 @@ class SearchIndex:
         path: str | Path | None,
     ) -> SearchIndex:
         if path is None:
-            segment = _gathered(rows)
-            index = cls(_snapshot([segment]), dimension=segment.vectors.shape[1], choice=choice, encoder=encoder)
+            segment = gathered(rows)
+            index = cls(Snapshot.of(segment), dimension=segment.vectors.shape[1], choice=choice, encoder=encoder)
             index._settle()
             return index
         with store.saving(path) as save:
@@ -221,7 +215,7 @@ class SearchIndex:
         if encoder is not None:
             index._encoder = encoder
         snapshot = index._snapshot
-        index._snapshot = replace(snapshot, next_id=_next_id(snapshot.segments))
+        index._snapshot = replace(snapshot, next_id=next_id(snapshot.segments))
         index._settle()
         index.save(path)
         return index
@@ -460,7 +454,7 @@ class SearchIndex:
                     table = whole.entries.slice(start, _WINDOW)
                     yield encoder.documents(table.column("text").to_pylist(), batch_size, bar.update), table
 
-            segment = _gathered(embedded())
+            segment = gathered(embedded())
             before = self._snapshot, self._dimension
             self._dimension = segment.vectors.shape[1]
             self._snapshot = Snapshot((segment,), np.zeros(len(segment), bool), next_id=before[0].next_id)
@@ -532,7 +526,7 @@ class SearchIndex:
         removed[rows] = True
         for row in rows:
             segment, local = snapshot.locate(row)
-            del self._row_of[segment.read(local)[0]]
+            del self._row_of[segment.id(local)]
         self._snapshot = replace(snapshot, removed=removed)
 
     def _rows_of(self, ids: Iterable[int | str]) -> list[int]:
@@ -591,45 +585,15 @@ class SearchIndex:
                         "and repeat the change, or save into another folder."
                     )
             snapshot = self._snapshot
-            records = []
-            for segment in snapshot.segments:
-                if segment.files is None or segment.files[0] != save.home or not save.has(segment.files[1]):
-                    with save.segment() as writer:
-                        writer.append(segment.vectors, segment.entries)
-                    records.append(writer.record)
-                else:
-                    records.append(segment.files[1])
-            removed = None
-            if snapshot.size < len(snapshot.removed):
-                rows = np.flatnonzero(snapshot.removed)
-                removed = {"file": save.array("removed", rows), "rows": len(rows)}
-            structure = self._structure_record(save, snapshot)
+            records = [manifest.write_segment(save, segment) for segment in snapshot.segments]
+            removed = manifest.write_removed(save, snapshot)
+            structure = manifest.write_structure(save, snapshot, self._structure_file)
             tag = save.commit(self._manifest(records, removed, structure))
             for segment, record in zip(snapshot.segments, records, strict=True):
                 segment.files = (save.home, record)
             if structure is not None:
                 self._structure_file = (snapshot.structure, save.home, structure)
             self._home = (save.home, tag)
-
-    def _structure_record(self, save: store.Save, snapshot: Snapshot) -> dict[str, Any] | None:
-        if snapshot.structure is None:
-            return None
-        if self._structure_file is not None:
-            structure, home, record = self._structure_file
-            if structure is snapshot.structure and home == save.home and save.has({"faiss": record["file"]}):
-                return record
-        structure = snapshot.loaded
-        if structure is None:
-            return None
-        with save.file("faiss") as stream:
-            structure.write(stream)
-        return {
-            "file": save.record(save.fresh[-1]),
-            "covered": len(structure.order),
-            "held_out": structure.order[-snapshot.report["sample"] :].tolist(),
-            "effort": structure.effort,
-            "depth": structure.depth,
-        }
 
     def _manifest(self, segments: list[Any], removed: Any, structure: Any) -> dict[str, Any]:
         snapshot = self._snapshot
@@ -678,7 +642,12 @@ class SearchIndex:
 
     @classmethod
     def _opened(cls, path: str | Path, model: SentenceTransformer | str | Path | None, mapped: bool) -> SearchIndex:
-        index = cls._from(store.read(path, mapped), path)
+        contents = store.read(path, mapped)
+        snapshot, choice = manifest.restore(contents, path)
+        index = cls(snapshot, dimension=contents.index["dimension"], choice=choice, model=contents.index)
+        index._home = contents.home
+        if snapshot.structure is not None:
+            index._structure_file = (snapshot.structure, contents.home[0], contents.index["structure"])
         if model is not None:
             encoder = Encoder(model, index._model["dimensions"])
             if index._model["fingerprint"] is None:
@@ -693,35 +662,11 @@ class SearchIndex:
             index._snapshot.loaded  # noqa: B018  # now, rather than at the first search
         return index
 
-    @classmethod
-    def _from(cls, contents: store.Contents, path: str | Path) -> SearchIndex:
-        manifest = contents.index
-        try:
-            choice = ann.Choice(**manifest["choice"])
-            snapshot = Snapshot(
-                contents.segments,
-                contents.removed,
-                None,
-                manifest["report"],
-                manifest["calibration"],
-                manifest["next_id"],
-            )
-            if manifest["structure"] is not None:
-                snapshot = replace(snapshot, structure=_structure_loader(contents, choice, snapshot))
-            index = cls(
-                snapshot, dimension=manifest["dimension"], choice=choice, manifest=manifest, home=contents.home
-            )
-        except (KeyError, TypeError) as error:
-            raise store.BrokenIndexError(f"{path} has a manifest that describes no index: {error!r:.80}.") from error
-        if manifest["structure"] is not None:
-            index._structure_file = (snapshot.structure, contents.home[0], manifest["structure"])
-        return index
-
     def _adopt(self, encoder: Encoder) -> None:
         """Take a model as the one that made vectors of unknown origin, if it did."""
         snapshot = self._snapshot
         places = [(row, *snapshot.locate(row)) for row in snapshot.rows()[:3].tolist()]
-        texts = [segment.read(local)[1] for _, segment, local in places]
+        texts = [segment.text(local) for _, segment, local in places]
         _agree(encoder, snapshot.vectors.take(np.array([row for row, *_ in places], np.int64)), texts)
         self._encoder = encoder
         self._model = {"fingerprint": encoder.fingerprint, "model": encoder.name, "dimensions": encoder.dimensions}
@@ -738,9 +683,7 @@ class SearchIndex:
 
     def __iter__(self) -> Iterator[int | str]:
         """The ids, in the order in which the texts came."""
-        snapshot = self._snapshot
-        ids = (item for segment in snapshot.segments for item in segment.ids())
-        return (item for item, gone in zip(ids, snapshot.removed.tolist(), strict=True) if not gone)
+        return self._snapshot.ids()
 
     def __getitem__(self, item: int | str) -> tuple[str, dict[str, Any]]:
         """Text and metadata of an id.
@@ -750,7 +693,7 @@ class SearchIndex:
         """
         with self._writing:
             segment, local = self._snapshot.locate(self._row_of[item])
-        return segment.read(local)[1:]
+        return segment.text(local), segment.metadata(local)
 
     def facts(self) -> dict[str, Any]:
         """What there is to know about the index, as numbers, strings and None; `describe` puts it into words."""
@@ -781,79 +724,7 @@ class SearchIndex:
         Raises:
             BrokenIndexError: If anything is damaged, naming the file.
         """
-        contents = store.read(path)
-        manifest = contents.index
-        ids = list(SearchIndex._from(contents, path))
-        if len(set(ids)) != len(ids):
-            raise store.BrokenIndexError(f"{path} has an id twice: build the index again.")
-        for record, segment in zip(manifest["segments"], contents.segments, strict=True):
-            lengths = np.linalg.norm(segment.vectors, axis=1)
-            if not np.allclose(lengths, 1, atol=1e-4):
-                raise store.BrokenIndexError(
-                    f"{Path(path, record['vectors'][0])} has vectors that are no unit vectors."
-                )
-        if manifest["structure"] is not None:
-            file = Path(path, manifest["structure"]["file"][0])
-            if contents.faiss is None:
-                raise store.BrokenIndexError(
-                    f"{file} is damaged or missing: load the index and save it, which repairs it."
-                )
-            try:
-                _read_structure(contents)
-            except ValueError as error:
-                raise store.BrokenIndexError(f"{file}: {error}") from error
-        return {
-            "texts": len(ids),
-            "files": len(contents.blobs) + 1,
-            "bytes": sum(blob.file.stat().st_size for blob in contents.blobs),
-        }
-
-
-def _gathered(rows: Iterator[tuple[np.ndarray, pa.Table]]) -> Segment:
-    """One segment in memory."""
-    vectors = np.empty((0, 0), np.float32)
-    tables, count = [], 0
-    for block, table in rows:
-        if count + len(block) > len(vectors):
-            # In place, where the system can move pages instead of copying them.
-            vectors.resize((max(count + len(block), count * 3 // 2), block.shape[1]), refcheck=False)
-        vectors[count : count + len(block)] = block
-        count += len(block)
-        tables.append(table)
-    vectors.resize((count, vectors.shape[1]), refcheck=False)
-    return Segment(vectors, pa.concat_tables(tables))
-
-
-def _snapshot(segments: Sequence[Segment]) -> Snapshot:
-    return Snapshot(tuple(segments), np.zeros(sum(map(len, segments)), bool), next_id=_next_id(segments))
-
-
-def _next_id(segments: Sequence[Segment]) -> int:
-    return max([0, *(item + 1 for segment in segments for item in segment.ids() if isinstance(item, int))])
-
-
-def _read_structure(contents: store.Contents) -> ann.Structure:
-    numbers = {key: value for key, value in contents.index["structure"].items() if key != "file"}
-    return ann.read_structure(contents.faiss.verified(), contents.index["dimension"], **numbers)
-
-
-def _structure_loader(contents: store.Contents, choice: ann.Choice, snapshot: Snapshot) -> Any:
-    """A function that reads the structure once, or makes it again where its file is damaged or gone."""
-
-    @functools.cache
-    def load() -> ann.Structure | None:
-        try:
-            if contents.faiss is not None:
-                return _read_structure(contents)
-        except ValueError as error:
-            logger.warning(str(error))
-        logger.warning(
-            f"The FAISS structure of the index in {contents.home[0]} is damaged or missing; it is made again from the "
-            "vectors, which are whole. Save the index to keep it."
-        )
-        return ann.choose(snapshot.vectors, replace(choice, kind=snapshot.report["kind"]), snapshot.alive)[0]
-
-    return load
+        return manifest.verify(path)
 
 
 def _agree(encoder: Encoder, vectors: np.ndarray, texts: list[str]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -52,13 +52,22 @@ class Segment:
             self._entries = self._entries()
         return self._entries
 
+    @cached_property
+    def _cells(self) -> tuple[pa.ChunkedArray, ...]:
+        return tuple(self.entries.columns)  # a table makes them anew each time, which takes as long as reading a row
+
     def ids(self) -> list[int | str]:
         return json.loads("[" + ",".join(self.entries.column("id").to_pylist()) + "]")
 
-    def read(self, row: int) -> tuple[int | str, str, dict[str, Any]]:
-        """Id, text and metadata of a row."""
-        entry, text, metadata = (column[row].as_py() for column in self.entries.columns)
-        return json.loads(entry), text, {} if metadata is None else json.loads(metadata)
+    def id(self, row: int) -> int | str:
+        return json.loads(self._cells[0][row].as_py())
+
+    def text(self, row: int) -> str:
+        return self._cells[1][row].as_py()
+
+    def metadata(self, row: int) -> dict[str, Any]:
+        found = self._cells[2][row].as_py()
+        return {} if found is None else json.loads(found)
 
 
 class Vectors:
@@ -103,6 +112,11 @@ class Snapshot:
     calibration: dict[str, Any] | None = None
     next_id: int = 0
 
+    @classmethod
+    def of(cls, *segments: Segment) -> Snapshot:
+        """All rows of some segments."""
+        return cls(segments, np.zeros(sum(map(len, segments)), bool), next_id=next_id(segments))
+
     @cached_property
     def vectors(self) -> Vectors:
         return Vectors([segment.vectors for segment in self.segments])
@@ -127,14 +141,38 @@ class Snapshot:
         number = bisect.bisect_right(self.vectors.starts, row) - 1
         return self.segments[number], row - self.vectors.starts[number]
 
+    def ids(self) -> Iterator[int | str]:
+        """The ids that were not removed, in the order of their rows."""
+        ids = (item for segment in self.segments for item in segment.ids())
+        return (item for item, gone in zip(ids, self.removed.tolist(), strict=True) if not gone)
+
     def positions(self) -> dict[int | str, int]:
         """The row of each id."""
-        ids = (item for segment in self.segments for item in segment.ids())
-        return {item: row for row, (item, gone) in enumerate(zip(ids, self.removed.tolist(), strict=True)) if not gone}
+        return dict(zip(self.ids(), self.rows().tolist(), strict=True))
 
     def rows(self) -> np.ndarray:
         """The rows that were not removed, int64, ascending."""
         return np.flatnonzero(~self.removed)
+
+
+def gathered(rows: Iterator[tuple[np.ndarray, pa.Table]]) -> Segment:
+    """One segment in memory, of vectors and entries that come in pieces."""
+    vectors = np.empty((0, 0), np.float32)
+    tables, count = [], 0
+    for block, table in rows:
+        if count + len(block) > len(vectors):
+            # In place, where the system can move pages instead of copying them.
+            vectors.resize((max(count + len(block), count * 3 // 2), block.shape[1]), refcheck=False)
+        vectors[count : count + len(block)] = block
+        count += len(block)
+        tables.append(table)
+    vectors.resize((count, vectors.shape[1]), refcheck=False)
+    return Segment(vectors, pa.concat_tables(tables))
+
+
+def next_id(segments: Iterable[Segment]) -> int:
+    """The number after the largest that is an id."""
+    return max([0, *(item + 1 for segment in segments for item in segment.ids() if isinstance(item, int))])
 
 
 def merged(segments: Sequence[Segment]) -> Segment:
