@@ -333,12 +333,11 @@ def _opened(args: argparse.Namespace):
     """The index with its model, every byte verified; what is broken is found before a model is loaded."""
     from sentence_transformers_mirror.search import SearchIndex
 
-    SearchIndex.verify(args.index)
     model = args.model or SearchIndex.open(args.index).facts()["model"]
     if model is None:
         raise ValueError("The index does not know which model built it: pass --model.")
     _quiet()
-    return SearchIndex.open(args.index, model=model)
+    return SearchIndex.load(args.index, model=model)
 
 
 def _tell(args: argparse.Namespace, facts: dict, words: str) -> None:
