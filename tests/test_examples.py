@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -18,7 +17,8 @@ RUN = {
     "multi_gpu.py",
     "question_answer_pairs.py",
     "words_and_phrases.py",
-    "short_vectors_and_onnx.py",
+    "short_vectors.py",
+    "onnx_export.py",
     "semantic_search.py",
     "mirror_tuning.ipynb",
 }
@@ -91,17 +91,16 @@ def test_words_and_phrases(tmp_path, tiny):
 
 
 def test_short_vectors(tmp_path, text_file, tiny):
-    printed = run(tmp_path, EXAMPLES / "short_vectors_and_onnx.py", text_file, "out", *tiny)
+    printed = run(tmp_path, EXAMPLES / "short_vectors.py", text_file, "out", *tiny)
     assert printed.splitlines()[-3:] == [f"{size} dimensions: (1, {size})" for size in (32, 16, 8)]
 
 
-@pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, ("optimum", "onnxruntime"))),
-    reason='needs pip install "sentence-transformers[onnx]"',
-)
-def test_onnx(tmp_path, text_file, tiny):
-    printed = run(tmp_path, EXAMPLES / "short_vectors_and_onnx.py", text_file, "out", "--onnx", *tiny)
-    assert float(printed.split("largest difference to PyTorch: ")[1]) < 1e-4
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])
+def test_onnx_export(tmp_path, architecture, make_model):
+    pytest.importorskip("onnxscript", reason='needs pip install "sentence-transformers-mirror[onnx]"')
+    make_model(architecture).save_pretrained(str(tmp_path / "model"))
+    printed = run(tmp_path, EXAMPLES / "onnx_export.py", "model", "model.onnx")
+    assert float(printed.split("largest difference to PyTorch ")[1]) < 1e-4
 
 
 def test_semantic_search(tmp_path, tiny):

@@ -1,9 +1,8 @@
-"""Embeddings that can be cut to fewer dimensions, and a model that runs without PyTorch.
+"""Embeddings that can be cut to fewer dimensions.
 
-python examples/short_vectors_and_onnx.py texts.txt tuned-model [--onnx] [--model bert-base-uncased]
+python examples/short_vectors.py texts.txt tuned-model [--model bert-base-uncased]
 
-MatryoshkaLoss around MirrorLoss trains the first dimensions to stand alone. --onnx needs
-pip install "sentence-transformers[onnx]".
+MatryoshkaLoss around MirrorLoss trains the first dimensions to stand alone.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("texts")
     parser.add_argument("output")
-    parser.add_argument("--onnx", action="store_true")
     parser.add_argument("--model", default=embedded_model_path(), help="default: the embedded model")
     args = parser.parse_args()
 
@@ -47,11 +45,6 @@ def main() -> None:
     for dimension in dimensions:
         short = SentenceTransformer(args.output, truncate_dim=dimension)
         print(f"{dimension} dimensions: {short.encode(texts['text'][:1]).shape}")
-    if args.onnx:
-        exported = SentenceTransformer(args.output, backend="onnx", model_kwargs={"export": True})
-        exported.save_pretrained(args.output)
-        sample = texts["text"][:8]
-        print(f"largest difference to PyTorch: {abs(exported.encode(sample) - model.encode(sample)).max():.1e}")
 
 
 if __name__ == "__main__":
