@@ -1,11 +1,13 @@
 """Everything that touches FAISS.
 
-The vectors are the truth and a FAISS structure is a cache over them: it proposes candidates, and the scores that are
-returned are computed from the vectors. Without a structure the vectors are scanned where they lie, without a copy.
+The vectors are the truth and a FAISS structure is a cache over them: it proposes candidates, and where it keeps them
+in fewer bits, the scores that are returned are computed from the vectors. Without a structure the vectors are scanned
+where they lie, without a copy.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import statistics
@@ -81,8 +83,8 @@ class Structure:
     limit: int
     depth: int
 
-    def candidates(self, queries: np.ndarray, count: int, allowed: np.ndarray | None, effort: int) -> np.ndarray:
-        """The rows it proposes, int64, shape (queries, candidates), -1 where it has none."""
+    def candidates(self, queries: np.ndarray, count: int, allowed: np.ndarray | None, effort: int) -> Found:
+        """Its scores and rows, shape (queries, candidates), best first; the row is -1 where it has none."""
         if allowed is not None:
             selector = _faiss().IDSelectorBitmap(np.packbits(allowed[self.order], bitorder="little"))
             parameters = _parameters(self.index, effort, {"sel": selector})
@@ -90,10 +92,21 @@ class Structure:
             parameters = self._usual if effort == self.effort else _parameters(self.index, effort, {})
         # Never fewer than recall was measured with: the width of a graph search is at least the number of hits.
         count = min(max(count, _RECALL_AT) * self.depth, len(self.order))
-        numbers = self.index.search(queries, count, params=parameters)[1]
-        rows = self.order[numbers]
-        rows[numbers < 0] = -1
-        return rows
+        scores, numbers = self.index.search(queries, count, params=parameters)
+        return scores, self._rows[numbers]
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether it keeps the vectors as they are, so that its scores are those of the vectors."""
+        faiss = _faiss()
+        index = faiss.downcast_index(self.index)
+        if isinstance(index, faiss.IndexHNSW):
+            index = faiss.downcast_index(index.storage)
+        return isinstance(index, (faiss.IndexIVFFlat, faiss.IndexFlat))
+
+    @cached_property
+    def _rows(self) -> np.ndarray:
+        return np.append(self.order, -1)  # so that "none", which is -1 in FAISS, stays -1
 
     @cached_property
     def _usual(self) -> Any:
@@ -211,40 +224,56 @@ def _scan(vectors: Vectors, queries: np.ndarray, count: int, allowed: np.ndarray
 
 def _rescored(vectors: Vectors, queries: np.ndarray, rows: np.ndarray, top_k: int) -> Found:
     """The best of some candidates (-1 is none), scored from the vectors, equal scores in the order of the rows."""
-    flat = rows.ravel()
-    owners = np.repeat(np.arange(len(queries)), rows.shape[1])
-    scores = np.empty(len(flat), np.float32)
-    for start in range(0, len(flat), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        # Not a matrix product: that adds up equal rows in different orders, and they would not tie.
-        near = vectors.take(np.maximum(flat[block], 0))
-        near *= queries[owners[block]]
-        scores[block] = near.sum(axis=1)
-    scores[flat < 0] = -np.inf
-    scores = scores.reshape(rows.shape)
+    scores = _products(vectors, queries, rows)
+    if rows.size and rows.min() < 0:
+        scores[rows < 0] = -np.inf
     best = np.lexsort((rows, -scores))[:, :top_k]
     lines = np.arange(len(rows))[:, None]
     return scores[lines, best], rows[lines, best]
 
 
+def _products(vectors: Vectors, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Inner products of each query with its own rows, of the shape of the rows; of -1 any number."""
+    if rows.size > _BLOCK:
+        axis = int(len(rows) == 1)
+        halves = np.array_split(rows, 2, axis)
+        owners = [queries, queries] if axis else np.array_split(queries, 2)
+        return np.concatenate([_products(vectors, *half) for half in zip(owners, halves, strict=True)], axis)
+    # Not a matrix product: that adds up equal rows in different orders, and they would not tie.
+    near = vectors.take(rows)
+    near *= queries[:, None]
+    return near.sum(axis=2)
+
+
 def _approximate(
     vectors: Vectors, structure: Structure, queries: np.ndarray, top_k: int, allowed: np.ndarray | None, size: int
 ) -> Found:
-    scores, rows = np.empty((len(queries), top_k), np.float32), np.empty((len(queries), top_k), np.int64)
     # A structure looks at so many rows, whether they are allowed or not: the fewer are, the more it has to look at.
     effort = min(math.ceil(structure.effort * len(vectors) / size), structure.limit)
+    scores = rows = None
     pending = np.arange(len(queries))
     for _ in range(4):
+        asked = queries if scores is None else queries[pending]
         try:
-            near = structure.candidates(queries[pending], top_k, allowed, effort)
+            coarse, near = structure.candidates(asked, top_k, allowed, effort)
         except RuntimeError:  # this structure takes no selector
             break
         if len(structure.order) < len(vectors):
-            near = np.concatenate(
-                [near, _scan(vectors, queries[pending], top_k, allowed, len(structure.order))[1]], axis=1
-            )
-        if len(pending) == len(queries) and near.shape[1] >= top_k and near.min() >= 0:
-            return _rescored(vectors, queries, near, top_k)  # nearly always, and nothing needs to be copied then
+            near = np.concatenate([near, _scan(vectors, asked, top_k, allowed, len(structure.order))[1]], axis=1)
+            coarse = None
+        if scores is None:
+            # Nearly always all is there at once. In Python: the first call of a numpy function after FAISS has swept
+            # the caches takes longer than a loop over ten numbers.
+            if near.shape[1] >= top_k and not any(-1 in line for line in near.tolist()):
+                if coarse is None or not structure.whole:
+                    return _rescored(vectors, queries, near, top_k)
+                for number, line in enumerate(coarse.tolist()):
+                    # Near ties may be ties: FAISS need not add up equal rows in the same order.
+                    if any(better - worse < _MARGIN for better, worse in itertools.pairwise(line)):
+                        one = slice(number, number + 1)
+                        coarse[one], near[one] = _rescored(vectors, queries[one], near[one], near.shape[1])
+                return coarse[:, :top_k], near[:, :top_k]
+            scores, rows = np.empty((len(queries), top_k), np.float32), np.empty((len(queries), top_k), np.int64)
         enough = np.count_nonzero(near >= 0, axis=1) >= top_k
         if enough.any():
             done = pending[enough]
@@ -253,6 +282,8 @@ def _approximate(
         if not len(pending) or effort >= structure.limit:
             break
         effort = min(2 * effort, structure.limit)
+    if scores is None:
+        return _exact(vectors, queries, top_k, allowed)
     if len(pending):
         scores[pending], rows[pending] = _exact(vectors, queries[pending], top_k, allowed)
     return scores, rows
@@ -403,7 +434,7 @@ def _tuned(
         effort, before = 1, 0.0
         while True:
             trial = replace(structure, effort=effort, depth=depth)
-            near = trial.candidates(queries, truth.shape[1], alive, effort)
+            near = trial.candidates(queries, truth.shape[1], alive, effort)[1]
             scores = _rescored(vectors, queries, near, truth.shape[1])[0]
             # What scores as much as the last true hit is as good as it: equal texts tie.
             mean = float((scores >= truth[:, -1:] - _MARGIN).mean())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -147,17 +148,19 @@ def unit(vectors: np.ndarray, texts: Sequence[object]) -> np.ndarray:
     Raises:
         ValueError: If a vector is zero or not finite.
     """
-    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    wide = vectors.astype(np.float64)  # where no square of a float32 overflows
-    lengths = np.sqrt(np.vecdot(wide, wide))[:, None].astype(np.float32)
-    if len(vectors) and not (lengths.min() > 0 and lengths.max() < np.inf):  # nor if one of them is NaN
-        unusable = np.flatnonzero(~(np.isfinite(lengths[:, 0]) & (lengths[:, 0] > 0)))
-        text = texts[unusable[0]]
-        raise ValueError(
-            f"{len(unusable)} of {len(texts)} texts have a zero or non-finite vector, which nothing can find, "
-            f"first {text!r:.60}: leave such texts out or repair the model."
-        )
-    return vectors / lengths
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    squares = np.vecdot(vectors, vectors)
+    if not all(1e-20 < square < 1e20 for square in squares.tolist()):
+        # Where squares of a float32 overflow or vanish, they do not in float64.
+        vectors = vectors.astype(np.float64)
+        squares = np.vecdot(vectors, vectors)
+        unusable = [row for row, square in enumerate(squares.tolist()) if not 0 < square < math.inf]  # NaN is not
+        if unusable:
+            raise ValueError(
+                f"{len(unusable)} of {len(texts)} texts have a zero or non-finite vector, which nothing can find, "
+                f"first {texts[unusable[0]]!r:.60}: leave such texts out or repair the model."
+            )
+    return (vectors / np.sqrt(squares)[:, None]).astype(np.float32, copy=False)
 
 
 def fingerprint(model: SentenceTransformer, dimensions: int | None = None) -> str:

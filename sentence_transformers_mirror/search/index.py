@@ -277,10 +277,11 @@ class SearchIndex:
         allowed = snapshot.alive if where is None else filters.mask(snapshot, where)
         structure = snapshot.loaded
         scores, rows = ann.search(snapshot.vectors, structure, vectors, int(top_k), allowed)
-        found = []
-        for line, numbers in zip(scores.tolist(), rows.tolist(), strict=True):
-            pairs = zip(line, numbers, strict=True)
-            found.append([Hit.lazy(score, snapshot, row) for score, row in pairs if least is None or score >= least])
+        lazy = Hit.lazy
+        found = [
+            [lazy(score, snapshot, row) for score, row in zip(*line, strict=True) if least is None or score >= least]
+            for line in zip(scores.tolist(), rows.tolist(), strict=True)
+        ]
         return found[0] if single else found
 
     def _queries(self, query: str | Sequence[str] | np.ndarray) -> tuple[np.ndarray, bool]:
@@ -289,7 +290,7 @@ class SearchIndex:
                 raise ValueError(
                     f"A query vector must have the {self._dimension} dimensions of the index, not shape {query.shape}."
                 )
-            vectors = np.atleast_2d(query)
+            vectors = query[None] if query.ndim == 1 else query
             return unit(vectors, range(len(vectors))), query.ndim == 1
         if not isinstance(query, str) and (isinstance(query, Mapping) or not isinstance(query, Iterable)):
             raise TypeError(f"query must be a string or a list of strings, not one {type(query).__name__}.")

@@ -81,11 +81,11 @@ class Vectors:
         return self.starts[-1]
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """A copy of the vectors of some rows, shape (len(rows), dimension)."""
+        """A copy of the vectors of some rows, shape (*rows.shape, dimension); of -1 any vector."""
         if len(self.parts) == 1:
             return self.parts[0][rows]
-        owners = np.searchsorted(self.starts, rows, side="right") - 1
-        taken = np.empty((len(rows), self.parts[0].shape[1]), np.float32)
+        owners = np.maximum(np.searchsorted(self.starts, rows, side="right") - 1, 0)
+        taken = np.empty((*rows.shape, self.parts[0].shape[1]), np.float32)
         for number in np.unique(owners):
             mine = owners == number
             taken[mine] = self.parts[number][rows[mine] - self.starts[number]]
