@@ -7,15 +7,12 @@ import csv
 import gzip
 import json
 import os
-import platform
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
-import torch
+from sentence_transformers_mirror.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ["sentence-transformers-mirror", "sentence-transformers", "transformers", "torch", "datasets", "faiss-cpu"]
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -54,25 +51,6 @@ def paper_sentences(data: Path) -> list[str]:
 def paper_words(data: Path) -> list[str]:
     """The 10,000 words that the paper tunes on."""
     return lines(data / "corpus/mirror_corpus/en_words_top_10k.txt.gz")
-
-
-def environment() -> dict[str, str]:
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
-        cpu = names[0] if names else cpu
-    return {
-        "command": "python " + " ".join([os.path.relpath(sys.argv[0]), *_public(sys.argv[1:])]),
-        "cpu": f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
-    }
-
-
-def _public(arguments: list[str]) -> list[str]:
-    """Arguments as anybody would type them: the folder of the data is another one on each machine."""
-    return ["DATA" if i and arguments[i - 1] == "--data" else argument for i, argument in enumerate(arguments)]
 
 
 def keep(name: str, result: object, output: Path | None) -> None:

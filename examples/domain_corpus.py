@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from sentencex import segment
 
 from sentence_transformers_mirror import embedded_model_path, load_corpus, mirror_tune
-from sentence_transformers_mirror.evidence import reciprocal_ranks
+from sentence_transformers_mirror.ranking import reciprocal_ranks
 
 
 def main() -> None:

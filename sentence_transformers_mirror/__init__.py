@@ -22,6 +22,7 @@ _HOMES = {
     "TuningResult": "tuning",
     "dropout_rate": "dropout",
     "drophead": "dropout",
+    "evaluate": "evaluation",
     "load_corpus": "corpus",
     "mirror_tune": "tuning",
     "nt_xent": "loss",

@@ -58,9 +58,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--seed", type=int, default=42, help="of everything drawn at random (default: %(default)s)")
     common.add_argument("--json", action="store_true", help="print one JSON object instead of a summary")
     common.add_argument("--debug", action="store_true", help="show where an error comes from")
+
+    seeded = argparse.ArgumentParser(add_help=False)
+    seeded.add_argument("--seed", type=int, default=42, help="of everything drawn at random (default: %(default)s)")
 
     parser = argparse.ArgumentParser(
         prog="st-mirror", description="Better sentence-transformers from raw text alone.", allow_abbrev=False
@@ -68,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"st-mirror {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
-    tune = verbs.add_parser("tune", parents=[common], help="tune a model on a file of texts", allow_abbrev=False)
+    tune = verbs.add_parser(
+        "tune", parents=[seeded, common], help="tune a model on a file of texts", allow_abbrev=False
+    )
     tune.set_defaults(verb=_tune)
     tune.add_argument("--model", required=True, help="folder, or name in the Hugging Face hub")
     tune.add_argument("--texts", required=True, help="txt file (a text a line), csv, tsv, json, jsonl or parquet")
@@ -88,12 +92,20 @@ def _parser() -> argparse.ArgumentParser:
 
     quickstart = verbs.add_parser(
         "quickstart",
-        parents=[common],
+        parents=[seeded, common],
         help="tune the embedded model on Python's own documentation and search in it; takes two minutes",
         allow_abbrev=False,
     )
     quickstart.set_defaults(verb=_quickstart)
     quickstart.add_argument("--output", metavar="DIR", help="where to leave the tuned model and the index")
+    evaluate = verbs.add_parser(
+        "evaluate", parents=[common], help="score a model on a folder of labelled sets", allow_abbrev=False
+    )
+    evaluate.set_defaults(verb=_evaluate)
+    evaluate.add_argument("model", metavar="MODEL", help="folder, or name in the Hugging Face hub")
+    evaluate.add_argument("--data", required=True, metavar="DIR", help="folder of the sets, as published or as tsv")
+    evaluate.add_argument("--suite", default="all", help="sts, words, linking or all (default: %(default)s)")
+    evaluate.add_argument("--output", metavar="FILE", help="keep the scores with versions, machine and command, JSON")
     _add_index_verbs(verbs)
     return parser
 
@@ -230,6 +242,33 @@ def _quickstart(args: argparse.Namespace) -> int:
     else:
         print(f"\nKept in {args.output}: the tuned model in `model`, the index in `index`.")
     print("Now your own: st-mirror tune --model MODEL --texts FILE --output DIR")
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    _quiet()
+    from pathlib import Path
+
+    from sentence_transformers_mirror.environment import environment
+    from sentence_transformers_mirror.evaluation import evaluate, labelled_sets
+    from sentence_transformers_mirror.models import load_model
+
+    labelled_sets(args.data, args.suite)  # complains about the data before a model is loaded
+    scores = evaluate(load_model(args.model), args.data, args.suite)
+    kept = {
+        "environment": environment(),
+        "model": args.model,
+        "suite": args.suite,
+        "scores": [asdict(score) for score in scores],
+    }
+    if args.output is not None:
+        Path(args.output).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    if args.json:
+        print(json.dumps(kept))
+        return 0
+    for score in scores:
+        value = "absent" if score.value is None else f"{score.value:.2f}"
+        print(f"{score.suite:8}  {score.name:18}  {score.metric:15}  {value:>7}  {score.size or '':>6}")
     return 0
 
 

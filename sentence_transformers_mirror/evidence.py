@@ -1,106 +1,315 @@
-"""Does an encoder put what belongs together next to each other? Measured by ranking, without labels.
+"""Did tuning help, on these texts, where nobody has labelled anything?
 
-A text comes in two halves that belong together, such as the first sentence of a document and the rest of it. One half
-is the query; the rank of the other among all other halves says how good the encoder is. Ranking, and not similarity,
-since that is what users do with embeddings, and it predicts the quality on their tasks better (EvalRank, arXiv
-2203.02679).
+Texts have structure that an encoder is not told of: a title belongs to its body, a first sentence to the rest, one
+half to the other. Each first part ranks all second parts, and those that share its words; if the tuned model ranks
+the right ones higher on texts that it was not tuned on, it is better there. Ranking, and not similarity, is what is
+known to follow the quality on users' tasks (EvalRank, arXiv 2203.02679).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from scipy.sparse import csr_matrix
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.preprocessing import normalize
-from sklearn.utils.extmath import safe_sparse_dot
 
-# Equal texts get cosines that differ in the seventh digit if they were padded to different lengths.
-_TIE = 1e-6
-_BLOCK = 1024  # queries at a time, to bound the memory of their similarities to all passages
+from sentence_transformers_mirror import geometry
+from sentence_transformers_mirror.ranking import look_alikes, reciprocal_ranks, tfidf_reciprocal_ranks
 
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
-def reciprocal_ranks(
-    queries: np.ndarray | csr_matrix, passages: np.ndarray | csr_matrix, candidates: np.ndarray | None = None
-) -> np.ndarray:
-    """Rank each query's own passage by cosine similarity.
+Verdict = Literal["better", "worse", "no evidence", "damaged"]
 
-    A rank is 1 + the number of other passages that are nearer + half the number of those that tie, within 1e-6: the
-    mean of all orders of the ties. Counting ties for the query would reward an encoder that collapsed, counting them
-    against it would push down lexical baselines, to which all texts without a word in common are equal.
-
-    Args:
-        queries: Vectors, shape (n, dim), dense or sparse, of any length; a zero vector has similarity 0 to all.
-        passages: Vectors, shape (n, dim); row i belongs to query i.
-        candidates: Rows of the passages to rank the own passage among, shape (n, k), such as those of `look_alikes`;
-            the own row does not count among them. By default all passages.
-
-    Returns:
-        1 / rank, float64, shape (n,), each in (0, 1]. The mean is the mean reciprocal rank.
-
-    Raises:
-        ValueError: If there are not as many queries as passages, or none, or a vector is not finite.
-    """
-    if queries.shape != passages.shape:
-        raise ValueError(f"Query i belongs to passage i: shapes must be equal, not {queries.shape}, {passages.shape}.")
-    # Also refuses NaN, for which no passage is ever nearer, so that a broken model would rank first everywhere.
-    queries, passages = (normalize(vectors.astype(np.float32, copy=False)) for vectors in (queries, passages))
-    n = queries.shape[0]
-    reciprocal = np.empty(n)
-    for start in range(0, n, _BLOCK):
-        rows = np.arange(start, min(start + _BLOCK, n))[:, None]
-        scores = safe_sparse_dot(queries[rows[:, 0]], passages.T, dense_output=True)
-        columns = np.arange(n)[None] if candidates is None else candidates[rows[:, 0]]
-        gaps = scores[np.arange(len(rows))[:, None], columns] - np.take_along_axis(scores, rows, axis=1)
-        others = columns != rows
-        nearer = ((gaps > _TIE) & others).sum(axis=1)
-        ties = ((np.abs(gaps) <= _TIE) & others).sum(axis=1)
-        reciprocal[rows[:, 0]] = 1 / (1 + nearer + ties / 2)
-    return reciprocal
+_LEAST_DOCUMENTS = 50  # with structure, to say anything
+_RESAMPLES = 2_000
+_BLOCK = 100  # resamples at a time, to bound memory
+_HIDDEN = 0.3  # of the words of a single sentence
+SINGLE = "single sentences"
 
 
-def look_alikes(passages: Sequence[str], k: int = 20) -> np.ndarray:
-    """The passages that share the most telling words with each passage, for `reciprocal_ranks`.
-
-    Among all passages most are about something else and easily told apart. Among look-alikes words alone do not help.
-
-    Args:
-        passages: Texts, at least 2 with a word in them.
-        k: Look-alikes of each, at least 1; more than the other passages gives all of these.
-
-    Returns:
-        Rows of the passages, most alike first, equally alike ones in their order, without the passage itself, int64,
-        shape (n, min(k, n - 1)).
-
-    Raises:
-        ValueError: If no passage has a word in it.
-    """
-    vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(passages)
-    n = vectors.shape[0]
-    nearest = np.empty((n, min(k, n - 1)), dtype=np.int64)
-    for start in range(0, n, _BLOCK):
-        scores = (vectors[start : start + _BLOCK] @ vectors.T).toarray()
-        scores[np.arange(len(scores)), np.arange(start, start + len(scores))] = -1
-        nearest[start : start + _BLOCK] = np.argsort(-scores, axis=1, kind="stable")[:, : nearest.shape[1]]
-    return nearest
-
-
-def tfidf_reciprocal_ranks(
-    queries: Sequence[str], passages: Sequence[str], candidates: np.ndarray | None = None
-) -> np.ndarray:
-    """`reciprocal_ranks` of TF-IDF vectors: the floor that an encoder must clear to be worth its cost.
+@dataclass(frozen=True)
+class Parts:
+    """Parts of texts that belong together.
 
     Args:
         queries: Texts.
-        passages: Texts; number i belongs to query i. Words are weighted by how rare they are among these.
-        candidates: As in `reciprocal_ranks`.
+        passages: Texts, as many; number i belongs to query i.
+        documents: Number of the document that each pair is from, int64, shape (pairs,), ascending.
+        structure: What a query and its passage are to each other.
+    """
+
+    queries: list[str]
+    passages: list[str]
+    documents: np.ndarray
+    structure: str
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How a model ranks the parts.
+
+    Args:
+        everywhere: Reciprocal rank of each passage among all, float64, shape (pairs,).
+        among_look_alikes: Among the passages that share the most telling words with it.
+        geometry: What `geometry.describe` says of the passages.
+    """
+
+    everywhere: np.ndarray
+    among_look_alikes: np.ndarray
+    geometry: dict[str, float]
+
+    @property
+    def ranks(self) -> np.ndarray:
+        """Mean of the two, which is what the verdict is about."""
+        return (self.everywhere + self.among_look_alikes) / 2
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A verdict and what it rests on.
+
+    Attributes:
+        verdict: ``better``, ``worse`` or ``no evidence``; ``damaged`` or ``no evidence`` on single sentences.
+        difference: Of the mean reciprocal ranks, after minus before, -1 to 1.
+        low: Lower end of its 95% interval over documents.
+        high: Upper end.
+        before: ``everywhere`` and ``among look-alikes``, mean reciprocal ranks, and the geometry, which has no vote.
+        after: The same.
+        words: The same two ranks of TF-IDF, the floor that an encoder must clear to be worth its cost.
+        pairs: Parts ranked.
+        documents: Texts they are from.
+        structure: What the parts are.
+    """
+
+    verdict: Verdict
+    difference: float
+    low: float
+    high: float
+    before: dict[str, float]
+    after: dict[str, float]
+    words: dict[str, float]
+    pairs: int
+    documents: int
+    structure: str
+
+
+def compare(
+    before: SentenceTransformer,
+    after: SentenceTransformer,
+    texts: Iterable[str | tuple[str, str]],
+    *,
+    structure: str = "auto",
+    language: str = "en",
+    max_documents: int = 1_000,
+    least_effect: float = 0.01,
+    seed: int = 0,
+) -> Evidence:
+    """Say whether one model is better than another on texts without labels.
+
+    Args:
+        before: A model.
+        after: Another one, or the same after tuning.
+        texts: Documents that neither was tuned on: strings, or pairs of title and body.
+        structure: As in `split_parts`.
+        language: Of the texts, an ISO 639-1 code, for finding sentences.
+        max_documents: More are sampled.
+        least_effect: Difference in mean reciprocal rank below which nothing is said, however sure.
+        seed: Of samples and of the bootstrap.
 
     Returns:
-        1 / rank, float64, shape (n,).
+        The verdict with its numbers; the same arguments give the same.
 
     Raises:
-        ValueError: If there are not as many queries as passages, or no passage has a word in it.
+        ValueError: If there are fewer than 50 texts, or a model makes vectors that are not numbers.
     """
-    vectorizer = TfidfVectorizer(sublinear_tf=True).fit(passages)
-    return reciprocal_ranks(vectorizer.transform(queries), vectorizer.transform(passages), candidates)
+    parts = split_parts(texts, structure, language=language, max_documents=max_documents, seed=seed)
+    rivals = look_alikes(parts.passages)
+    return judge(measure(before, parts, rivals), measure(after, parts, rivals), parts, rivals, least_effect, seed)
+
+
+def split_parts(
+    texts: Iterable[str | tuple[str, str]],
+    structure: str = "auto",
+    *,
+    language: str = "en",
+    max_documents: int = 1_000,
+    seed: int = 0,
+) -> Parts:
+    """Cut texts into parts that belong together.
+
+    Args:
+        texts: Strings, or pairs of title and body, which are taken as they are.
+        structure: ``first`` (the first sentence and the rest), ``halves`` (of the sentences, where there are four),
+            ``neighbours`` (each two sentences), ``single`` (a sentence and the same with three of ten words hidden);
+            or ``auto``: ``first``, and ``single`` where fewer than 50 texts have two sentences.
+        language: An ISO 639-1 code.
+        max_documents: More are sampled.
+        seed: Of the sample and of the hidden words.
+
+    Returns:
+        Pairs, none of whose parts is there twice.
+
+    Raises:
+        ValueError: If there is no such structure, or fewer than 50 texts have it.
+    """
+    from sentencex import segment
+
+    if structure not in ("auto", "single", *_STRUCTURES):
+        raise ValueError(f"There is no structure {structure!r}; they are auto, single, {', '.join(_STRUCTURES)}.")
+    texts = list(dict.fromkeys(texts))
+    random.Random(seed).shuffle(texts)
+    titled = [text for text in texts if not isinstance(text, str)]
+    if titled:
+        parts = _distinct(([text] for text in titled), max_documents, "title and body")
+    elif structure == "single":
+        parts = _singles(texts, max_documents, seed)
+    else:
+        cut, words = _STRUCTURES["first" if structure == "auto" else structure]
+        sentences = (list(filter(None, map(str.strip, segment(language, text)))) for text in texts)
+        parts = _distinct(map(cut, sentences), max_documents, words)
+        if structure == "auto" and _documents(parts) < _LEAST_DOCUMENTS:
+            parts = _singles(texts, max_documents, seed)
+    if _documents(parts) < _LEAST_DOCUMENTS:
+        raise ValueError(
+            f"Only {_documents(parts)} of {len(texts)} texts have parts to rank ({parts.structure}), and "
+            f"{_LEAST_DOCUMENTS} are needed to say anything: give more texts."
+        )
+    return parts
+
+
+def measure(model: SentenceTransformer, parts: Parts, rivals: np.ndarray, batch_size: int = 64) -> Measurement:
+    """Rank the parts with a model.
+
+    Args:
+        model: Any.
+        parts: Of `split_parts`.
+        rivals: ``look_alikes(parts.passages)``.
+        batch_size: Texts embedded at a time.
+    """
+    queries, passages = (
+        model.encode(texts, batch_size=batch_size, show_progress_bar=False)
+        for texts in (parts.queries, parts.passages)
+    )
+    return Measurement(
+        reciprocal_ranks(queries, passages),
+        reciprocal_ranks(queries, passages, rivals),
+        geometry.describe(passages, queries, passages),
+    )
+
+
+def judge(
+    before: Measurement,
+    after: Measurement,
+    parts: Parts,
+    rivals: np.ndarray,
+    least_effect: float = 0.01,
+    seed: int = 0,
+) -> Evidence:
+    """The verdict on two measurements of the same parts; arguments as in `compare` and `measure`."""
+    differences = after.ranks - before.ranks
+    low, high = bootstrap(differences, parts.documents, seed)
+    verdict: Verdict = "no evidence"
+    if high < -least_effect:
+        verdict = "damaged" if parts.structure == SINGLE else "worse"
+    elif low > least_effect and parts.structure != SINGLE:
+        verdict = "better"
+    words = Measurement(
+        tfidf_reciprocal_ranks(parts.queries, parts.passages),
+        tfidf_reciprocal_ranks(parts.queries, parts.passages, rivals),
+        {},
+    )
+    return Evidence(
+        verdict,
+        float(differences.mean()),
+        low,
+        high,
+        _means(before),
+        _means(after),
+        _means(words),
+        len(parts.queries),
+        _documents(parts),
+        parts.structure,
+    )
+
+
+def bootstrap(values: np.ndarray, documents: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """The 95% interval of a mean, by drawing documents with replacement 2,000 times.
+
+    Args:
+        values: Shape (n,).
+        documents: The document of each value, integers, shape (n,): values of one document are drawn together.
+        seed: Of the draws.
+    """
+    numbers = np.unique(documents, return_inverse=True)[1]
+    sums, counts = np.bincount(numbers, values), np.bincount(numbers)
+    rng = np.random.default_rng(seed)
+    means = []
+    for _ in range(0, _RESAMPLES, _BLOCK):
+        drawn = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=_BLOCK)
+        means.append(drawn @ sums / (drawn @ counts))
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _means(measured: Measurement) -> dict[str, float]:
+    return {
+        "everywhere": float(measured.everywhere.mean()),
+        "among look-alikes": float(measured.among_look_alikes.mean()),
+        **measured.geometry,
+    }
+
+
+def _documents(parts: Parts) -> int:
+    return len(np.unique(parts.documents))
+
+
+def _first(sentences: Sequence[str]) -> list[tuple[str, str]]:
+    return [(sentences[0], " ".join(sentences[1:]))] if len(sentences) > 1 else []
+
+
+def _halves(sentences: Sequence[str]) -> list[tuple[str, str]]:
+    middle = len(sentences) // 2
+    return [(" ".join(sentences[:middle]), " ".join(sentences[middle:]))] if len(sentences) > 3 else []
+
+
+def _neighbours(sentences: Sequence[str]) -> list[tuple[str, str]]:
+    return list(zip(sentences[::2], sentences[1::2], strict=False))
+
+
+_STRUCTURES: dict[str, tuple[Callable[[Sequence[str]], list[tuple[str, str]]], str]] = {
+    "first": (_first, "first sentence and the rest"),
+    "halves": (_halves, "halves"),
+    "neighbours": (_neighbours, "neighbouring sentences"),
+}
+
+
+def _singles(texts: Sequence[str], max_documents: int, seed: int) -> Parts:
+    draw = random.Random(seed)
+
+    def hide(text: str) -> list[tuple[str, str]]:
+        words = text.split()
+        hidden = set(draw.sample(range(len(words)), round(_HIDDEN * len(words))))
+        return [(" ".join(word for i, word in enumerate(words) if i not in hidden), text)] if hidden else []
+
+    return _distinct(map(hide, texts), max_documents, SINGLE)
+
+
+def _distinct(documents: Iterable[Sequence[tuple[str, str]]], most: int, structure: str) -> Parts:
+    """What is there twice has no one right passage."""
+    queries, passages, numbers, seen = [], [], [], set()
+    number = 0
+    for pairs in documents:
+        if number == most:
+            break
+        found = len(queries)
+        for query, passage in pairs:
+            if query.strip() and passage.strip() and query != passage and seen.isdisjoint((query, passage)):
+                queries.append(query)
+                passages.append(passage)
+                numbers.append(number)
+                seen.update((query, passage))
+        number += len(queries) > found
+    return Parts(queries, passages, np.array(numbers, np.int64), structure)

@@ -18,7 +18,7 @@ from sentencex import segment
 from tqdm.auto import tqdm
 
 from sentence_transformers_mirror import embedded_model_path
-from sentence_transformers_mirror.evidence import look_alikes, reciprocal_ranks, tfidf_reciprocal_ranks
+from sentence_transformers_mirror.ranking import look_alikes, reciprocal_ranks, tfidf_reciprocal_ranks
 from sentence_transformers_mirror.search import SearchIndex
 from sentence_transformers_mirror.tuning import mirror_tune
 

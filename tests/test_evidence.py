@@ -1,104 +1,114 @@
 from __future__ import annotations
 
+import zlib
+from dataclasses import astuple
+
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from scipy.sparse import csr_matrix
 
-from sentence_transformers_mirror import evidence
-from sentence_transformers_mirror.evidence import look_alikes, reciprocal_ranks, tfidf_reciprocal_ranks
+from sentence_transformers_mirror.evidence import SINGLE, bootstrap, compare, split_parts
 
-PASSAGES = [
-    "It raises an error if the file is missing.",
-    "It raises an error if the folder is missing.",
-    "The thread must have been started before.",
-    "Threads are joined in the order in which they were started.",
-    "Colours are names or three numbers.",
+TOPICS = ["cat", "dog", "file", "list", "window", "knife", "road", "ship", "song", "tree", "king", "snow"]
+DOCUMENTS = [
+    f"The {a} number {n} met the {b} near {c}. Then {a} {n} left. It was a {b} of {c} {n}."
+    for n, (a, b, c) in enumerate((a, b, c) for a in TOPICS[:6] for b in TOPICS[6:] for c in ("home", "town"))
 ]
 
 
-def cosine(a, b):
-    lengths = np.linalg.norm(a) * np.linalg.norm(b)
-    return a @ b / lengths if lengths else 0.0
+class Words:
+    """An encoder of words by random vectors, with noise: the more, the worse it is."""
+
+    def __init__(self, noise: float) -> None:
+        self.noise = noise
+
+    def encode(self, texts, **_):
+        made = []
+        for text in texts:
+            seeds = [zlib.crc32(word.strip(".").encode()) for word in text.split()]
+            vector = sum(np.random.default_rng(seed).normal(size=32) for seed in seeds) / np.sqrt(len(seeds))
+            made.append(vector + self.noise * np.random.default_rng(zlib.crc32(text.encode())).normal(size=32))
+        return np.array(made, np.float32)
 
 
-def by_plain_loop(queries, passages, candidates):
-    result = []
-    for i, query in enumerate(queries):
-        own = cosine(query, passages[i])
-        rank = 1.0
-        for j in candidates[i]:
-            gap = cosine(query, passages[j]) - own
-            if j != i and gap > 1e-6:
-                rank += 1
-            elif j != i and abs(gap) <= 1e-6:
-                rank += 0.5
-        result.append(1 / rank)
-    return result
+def test_the_verdict_follows_the_noise():
+    good, bad = Words(0.2), Words(3)
+    worse, better = compare(good, bad, DOCUMENTS), compare(bad, good, DOCUMENTS)
+    assert (worse.verdict, better.verdict) == ("worse", "better")
+    assert worse.low < worse.difference < worse.high < 0 < better.low
+    assert better.difference == pytest.approx(-worse.difference)
+    assert better.after == worse.before
+    assert better.structure == "first sentence and the rest" and better.documents == better.pairs == len(DOCUMENTS)
+    assert astuple(compare(bad, good, DOCUMENTS)) == astuple(better)
+    assert compare(bad, good, DOCUMENTS, least_effect=0.99).verdict == "no evidence"
 
 
-# Few different small integers, zero vectors among them: nearly every row ties with some other.
-@given(arrays(np.int8, st.tuples(st.just(2), st.integers(1, 9), st.integers(1, 3)), elements=st.integers(-2, 2)))
-def test_ranks_and_ties_as_by_a_plain_loop(vectors):
-    queries, passages = vectors.astype(float)
-    n = len(queries)
-    expected = by_plain_loop(queries, passages, [range(n)] * n)
-    np.testing.assert_allclose(reciprocal_ranks(queries, passages), expected)
-    np.testing.assert_allclose(reciprocal_ranks(csr_matrix(queries), csr_matrix(passages)), expected)
+def test_an_identical_model_is_no_evidence():
+    same = compare(Words(0.2), Words(0.2), DOCUMENTS)
+    assert (same.verdict, same.difference, same.low, same.high) == ("no evidence", 0, 0, 0)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_blocks_and_candidates(dtype, monkeypatch):
-    monkeypatch.setattr(evidence, "_BLOCK", 7)
+def test_geometry_has_no_vote():
+    class Shifted(Words):
+        def encode(self, texts, **_):
+            return np.concatenate([super().encode(texts), np.full((len(texts), 1), 20, np.float32)], axis=1)
+
+    # All cosines are near 1 now, but their order is about the same.
+    found = compare(Words(0.2), Shifted(0.2), DOCUMENTS)
+    assert found.after["mean cosine of random pairs"] > 0.9 > found.before["mean cosine of random pairs"]
+    assert found.verdict != "better" and abs(found.difference) < 0.3
+
+
+def test_single_sentences_can_only_show_damage():
+    singles = [document.split(". ")[0] for document in DOCUMENTS]
+    assert compare(Words(0.2), Words(9), singles).verdict == "damaged"
+    assert compare(Words(9), Words(0.2), singles).verdict == "no evidence"
+    assert compare(Words(9), Words(0.2), singles).structure == SINGLE
+
+
+def test_structures():
+    text = "One is here. Two is there. Three is gone. Four is back."
+    texts = [text.replace("is", f"is {n}") for n in range(60)]
+    found = {structure: split_parts(texts, structure) for structure in ("first", "halves", "neighbours", "single")}
+    number = found["first"].queries[0].split()[2]
+    sentences = [sentence.strip() + "." for sentence in text.replace("is", f"is {number}").split(".")[:4]]
+    assert found["first"].passages[0] == " ".join(sentences[1:])
+    assert (found["halves"].queries[0], found["halves"].passages[0]) == (
+        " ".join(sentences[:2]),
+        " ".join(sentences[2:]),
+    )
+    assert list(zip(found["neighbours"].queries, found["neighbours"].passages, strict=True))[:2] == [
+        (sentences[0], sentences[1]),
+        (sentences[2], sentences[3]),
+    ]
+    assert found["neighbours"].documents.tolist() == [n for n in range(60) for _ in range(2)]
+    query, passage = found["single"].queries[0], found["single"].passages[0]
+    assert set(query.split()) < set(passage.split()) and len(query.split()) == 11  # of 16 words
+    titled = split_parts([(f"Title {n}", f"Body {n}.") for n in range(60)])
+    assert titled.structure == "title and body"
+    assert titled.queries[0].replace("Title", "Body") + "." == titled.passages[0]
+    assert len(split_parts(texts, max_documents=55).queries) == 55
+    # What is there twice has no one right passage; it is asked once.
+    assert len(split_parts([*texts, *(f"This is {n}. Another end." for n in range(60))]).queries) == 61
+
+
+def test_documents_are_drawn_as_a_whole():
     rng = np.random.default_rng(0)
-    passages = rng.normal(size=(30, 8)).astype(dtype)
-    queries = (passages + rng.normal(size=(30, 8))).astype(dtype)
-    candidates = rng.integers(0, 30, size=(30, 5))
-    candidates[::3, 2] = np.arange(30)[::3]  # a passage is no rival of itself
-    exact = queries.astype(float), passages.astype(float)
-    np.testing.assert_allclose(reciprocal_ranks(queries, passages), by_plain_loop(*exact, [range(30)] * 30))
-    ranks = reciprocal_ranks(queries, passages, candidates)
-    np.testing.assert_allclose(ranks, by_plain_loop(*exact, candidates))
-    assert ranks.mean() > reciprocal_ranks(queries, passages).mean()
+    effects = rng.normal(size=300)
+    alone = bootstrap(effects, np.arange(300))
+    width = 2 * 1.96 * effects.std() / np.sqrt(300)
+    assert alone[1] - alone[0] == pytest.approx(width, rel=0.1)
+    assert sum(alone) / 2 == pytest.approx(effects.mean(), abs=0.02)
+    # Four times the same value of a document is no more evidence than once.
+    repeated = bootstrap(np.repeat(effects, 4), np.repeat(np.arange(300), 4))
+    assert repeated == pytest.approx(alone)
 
 
-def test_a_collapsed_encoder_gains_nothing_from_its_ties():
-    rng = np.random.default_rng(0)
-    collapsed = np.ones((99, 8)) + 1e-8 * rng.normal(size=(99, 8))
-    np.testing.assert_allclose(reciprocal_ranks(collapsed, collapsed), 1 / 50)
-
-
-def test_what_cannot_be_ranked_is_refused():
-    vectors = np.eye(3)
-    with pytest.raises(ValueError, match="NaN"):  # nothing compares as nearer than NaN: it would rank first
-        reciprocal_ranks(vectors, np.full((3, 3), np.nan))
-    with pytest.raises(ValueError, match="Query i belongs to passage i"):
-        reciprocal_ranks(vectors, vectors[:2])
-    with pytest.raises(ValueError, match="0 sample"):
-        reciprocal_ranks(vectors[:0], vectors[:0])
-
-
-def test_look_alikes_share_telling_words(monkeypatch):
-    monkeypatch.setattr(evidence, "_BLOCK", 2)
-    nearest = look_alikes(PASSAGES, k=2)
-    assert nearest.shape == (5, 2)
-    assert nearest[:4, 0].tolist() == [1, 0, 3, 2]
-    assert nearest[4].tolist() == [3, 0]  # "are"; and then nothing in common with any, so in their order
-
-
-def test_no_more_look_alikes_than_other_passages():
-    nearest = look_alikes(PASSAGES, k=99)
-    assert [sorted(row) for row in nearest.tolist()] == [[j for j in range(5) if j != i] for i in range(5)]
-    with pytest.raises(ValueError, match="empty vocabulary"):
-        look_alikes(["?", "!"])
-
-
-def test_tfidf_finds_words_and_nothing_else():
-    queries = ["a missing folder", "a missing folder", "start the thread", "a list of threads", "paint"]
-    # Two queries of one wording: one of them has the wrong passage first. "paint" is in no passage: all of them tie.
-    expected = [1 / 2, 1, 1, 1, 1 / 3]
-    np.testing.assert_allclose(tfidf_reciprocal_ranks(queries, PASSAGES), expected)
-    rivals = np.array([[2], [2], [3], [0], [0]])
-    np.testing.assert_allclose(tfidf_reciprocal_ranks(queries, PASSAGES, rivals), [1, 1, 1, 1, 1 / 1.5])
+def test_bad_input():
+    with pytest.raises(ValueError, match="no structure 'title'; they are auto, single, first, halves, neighbours"):
+        split_parts(DOCUMENTS, "title")
+    with pytest.raises(ValueError, match="Only 3 of 3 texts have parts to rank .single sentences., and 50 are needed"):
+        split_parts(DOCUMENTS[:3])
+    with pytest.raises(ValueError, match="Only 0 of 60 texts have parts to rank .halves."):
+        split_parts(DOCUMENTS[:60], "halves")
+    with pytest.raises(ValueError):
+        compare(Words(0.2), Words(np.nan), DOCUMENTS)

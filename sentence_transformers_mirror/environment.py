@@ -1,0 +1,35 @@
+"""The machine, the versions and the command that gave a number."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+PACKAGES = ["sentence-transformers-mirror", "sentence-transformers", "transformers", "torch", "datasets", "faiss-cpu"]
+
+
+def environment() -> dict[str, str]:
+    """Command, processor, accelerator and versions, to be kept beside a result."""
+    import torch
+
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+        cpu = names[0] if names else cpu
+    program = Path(sys.argv[0])
+    called = ["st-mirror"] if program.stem in ("st-mirror", "__main__") else ["python", os.path.relpath(program)]
+    return {
+        "command": " ".join([*called, *_public(sys.argv[1:])]),
+        "cpu": f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+    }
+
+
+def _public(arguments: list[str]) -> list[str]:
+    """Arguments as anybody would type them: the folder of the data is another one on each machine."""
+    return ["DATA" if i and arguments[i - 1] == "--data" else argument for i, argument in enumerate(arguments)]

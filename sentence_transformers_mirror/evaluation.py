@@ -1,0 +1,227 @@
+"""How good is an encoder where labels say so? Suites of labelled sets, scored as the field reports them.
+
+Sentence and word pairs go through the host's own evaluator: Spearman's correlation of cosine similarity with the
+labels, all subsets of a year concatenated ("all", as in the Mirror-BERT paper, and not the mean over subsets). Linking
+is the share of mentions whose first, or one of whose first five, names in a dictionary is a right one.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sentence_transformers.base.evaluation import BaseEvaluator
+from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
+
+from sentence_transformers_mirror.labels import LINKING_SETS, Linking, Pairs, read_linking, read_pairs
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+SUITES = {
+    "sts": ["STS12", "STS13", "STS14", "STS15", "STS16", "STS-B", "SICK-R", "STS-B dev", "SICK-R dev", "BIOSSES"]
+    + ["STS17 ar-ar", "STS17 es-es"],
+    "words": ["SimLex-999", "Multi-SimLex ENG", "Multi-SimLex FRA", "WordSim-353", "RareWord", "UMNSRS"],
+    "linking": list(LINKING_SETS),
+}
+SEVEN = SUITES["sts"][:7]  # whose mean papers report as the average of STS
+
+_TIE = 1e-6  # equal texts get cosines that differ in the seventh digit
+_BLOCK = 256  # mentions at a time, to bound the memory of their similarities to all names
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """A set of a suite.
+
+    Args:
+        suite: ``sts``, ``words`` or ``linking``.
+        name: Of the set.
+        metrics: What is reported of it.
+        evaluator: For the host's Trainer or `mirror_tune`; None if the set is not in the folder.
+        size: Pairs or mentions; 0 if it is not there.
+    """
+
+    suite: str
+    name: str
+    metrics: tuple[str, ...]
+    evaluator: BaseEvaluator | None
+    size: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number, or the news that its set is not there.
+
+    Args:
+        suite: ``sts``, ``words`` or ``linking``.
+        name: Of the set.
+        metric: ``spearman_cosine``, ``accuracy@1`` or ``accuracy@5``.
+        value: Times 100, as papers print it; None if the set is absent.
+        size: Pairs or mentions; 0 if the set is absent.
+    """
+
+    suite: str
+    name: str
+    metric: str
+    value: float | None
+    size: int
+
+
+def evaluate(model: SentenceTransformer, folder: str | Path, suite: str = "all", batch_size: int = 64) -> list[Score]:
+    """Score a model on the labelled sets in a folder.
+
+    Args:
+        model: Any.
+        folder: Of the sets; see `labels` for their formats.
+        suite: ``sts``, ``words``, ``linking`` or ``all``.
+        batch_size: Texts embedded at a time.
+
+    Returns:
+        A score for each metric of each set of the suite, absent ones included; for ``sts`` also the average of the
+        seven sets that papers report, absent if one of them is.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or none of the sets is in it.
+        ValueError: If there is no such suite, a set is damaged, or all vectors of the model are equal.
+    """
+    scores = []
+    sets = labelled_sets(folder, suite, batch_size)
+    if not any(one.size for one in sets):
+        raise FileNotFoundError(
+            f"{str(folder)!r} has none of the sets of {suite!r} ({', '.join(one.name for one in sets)}): name the "
+            "folder that holds them."
+        )
+    for one in sets:
+        found = {} if one.evaluator is None else one.evaluator(model)
+        for metric in one.metrics:
+            value = found.get(f"{one.name}_{metric}")
+            if value is not None and math.isnan(value):
+                raise ValueError(
+                    f"The model finds all pairs of {one.name} equally alike, so there is no correlation: it has "
+                    "collapsed; load it anew, or tune it at a lower learning rate."
+                )
+            scores.append(Score(one.suite, one.name, metric, None if value is None else 100 * float(value), one.size))
+    if suite in ("sts", "all"):
+        seven = [score for score in scores if score.name in SEVEN]
+        absent = any(score.value is None for score in seven)
+        mean = None if absent else statistics.mean(score.value for score in seven)
+        size = 0 if absent else sum(score.size for score in seven)
+        scores.append(Score("sts", "average of seven", seven[0].metric, mean, size))
+    return scores
+
+
+def labelled_sets(folder: str | Path, suite: str = "all", batch_size: int = 64) -> list[LabelledSet]:
+    """The sets of a suite, absent ones included.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If there is no such suite, or a set is damaged.
+    """
+    if suite not in (*SUITES, "all"):
+        raise ValueError(f"There is no suite {suite!r}; the suites are {', '.join(SUITES)} and all.")
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"There is no folder {str(folder)!r}: name the one that holds the labelled sets.")
+    found = []
+    for kind in SUITES if suite == "all" else [suite]:
+        for name in SUITES[kind]:
+            if kind == "linking":
+                metrics, labels = ("accuracy@1", "accuracy@5"), read_linking(folder, name)
+                evaluator = None if labels is None else LinkingEvaluator(labels, name, batch_size)
+            else:
+                metrics, labels = ("spearman_cosine",), read_pairs(folder, name)
+                evaluator = None if labels is None else pair_evaluator(labels, name, batch_size)
+            found.append(LabelledSet(kind, name, metrics, evaluator, 0 if labels is None else len(labels)))
+    return found
+
+
+def pair_evaluator(pairs: Pairs, name: str = "", batch_size: int = 64) -> EmbeddingSimilarityEvaluator:
+    """The host's evaluator of pairs by cosine similarity; its ``primary_metric`` is Spearman's correlation."""
+    return EmbeddingSimilarityEvaluator(
+        pairs.first,
+        pairs.second,
+        pairs.scores,
+        batch_size=batch_size,
+        main_similarity="cosine",
+        similarity_fn_names=["cosine"],
+        name=name,
+        show_progress_bar=False,
+        write_csv=False,
+    )
+
+
+class LinkingEvaluator(BaseEvaluator):
+    """Accuracy of linking mentions to the names of a dictionary, by cosine similarity.
+
+    Not the host's InformationRetrievalEvaluator, which breaks ties by luck: an encoder that makes the same vector of
+    everything may look perfect to it.
+    """
+
+    def __init__(self, linking: Linking, name: str = "", batch_size: int = 64) -> None:
+        super().__init__()
+        self.linking, self.name, self.batch_size = linking, name, batch_size
+
+    def __call__(
+        self, model: SentenceTransformer, output_path: str | None = None, epoch: int = -1, steps: int = -1
+    ) -> dict[str, float]:
+        vectors = [
+            model.encode(
+                texts, batch_size=self.batch_size, normalize_embeddings=True, show_progress_bar=len(texts) > 10_000
+            )
+            for texts in (self.linking.mentions, self.linking.names)
+        ]
+        ranks = link_ranks(*vectors, self.linking.gold, self.linking.ids)
+        metrics = {f"accuracy@{k}": float((ranks <= k).mean()) for k in (1, 5)}
+        self.primary_metric = "accuracy@1"  # the host puts the name before it, each time
+        metrics = self.prefix_name_to_metrics(metrics, self.name)
+        self.store_metrics_in_model_card_data(model, metrics, epoch, steps)
+        return metrics
+
+
+def link_ranks(
+    mentions: np.ndarray,
+    names: np.ndarray,
+    gold: Sequence[frozenset[str]],
+    ids: Sequence[frozenset[str]],
+) -> np.ndarray:
+    """Rank of the first right name of each mention; a name is right if it shares an id with the mention.
+
+    Names within 1e-6 of the best right one tie with it. Among ties the rank is the mean over all their orders: with r
+    right and w wrong names tied, w / (r + 1) wrong ones come before the first right one.
+
+    Args:
+        mentions: Unit vectors, shape (n, dim).
+        names: Unit vectors, shape (m, dim).
+        gold: Ids of each mention, each with at least one that a name has.
+        ids: Ids of each name.
+
+    Returns:
+        Float64, shape (n,), at least 1.
+
+    Raises:
+        ValueError: If a vector is not finite, or no name is right for a mention.
+    """
+    if not np.isfinite(mentions).all() or not np.isfinite(names).all():
+        raise ValueError("The model made vectors that are not numbers; tune it at a lower learning rate or reload it.")
+    having: dict[str, list[int]] = {}
+    for number, held in enumerate(ids):
+        for item in held:
+            having.setdefault(item, []).append(number)
+    ranks = np.empty(len(mentions))
+    for start in range(0, len(mentions), _BLOCK):
+        scores = mentions[start : start + _BLOCK] @ names.T
+        for row, line in enumerate(scores, start=start):
+            right = np.array(sorted({number for item in gold[row] for number in having.get(item, ())}), dtype=np.int64)
+            if not len(right):
+                raise ValueError(f"No name has one of the ids {', '.join(sorted(gold[row]))}: add it or drop them.")
+            best = line[right].max()
+            tied = int((line[right] >= best - _TIE).sum())
+            nearer = int((line > best + _TIE).sum())
+            wrong = int((line >= best - _TIE).sum()) - nearer - tied
+            ranks[row] = 1 + nearer + wrong / (tied + 1)
+    return ranks
