@@ -22,6 +22,7 @@ _HOMES = {
     "TuningResult": "tuning",
     "dropout_rate": "dropout",
     "drophead": "dropout",
+    "compare": "evidence",
     "evaluate": "evaluation",
     "load_corpus": "corpus",
     "mirror_tune": "tuning",

@@ -106,6 +106,24 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", required=True, metavar="DIR", help="folder of the sets, as published or as tsv")
     evaluate.add_argument("--suite", default="all", help="sts, words, linking or all (default: %(default)s)")
     evaluate.add_argument("--output", metavar="FILE", help="keep the scores with versions, machine and command, JSON")
+    compare = verbs.add_parser(
+        "compare",
+        parents=[seeded, common],
+        help="say whether a tuned model is better on texts without labels",
+        allow_abbrev=False,
+    )
+    compare.set_defaults(verb=_compare)
+    compare.add_argument("before", metavar="BEFORE", help="folder, or name in the Hugging Face hub")
+    compare.add_argument("after", metavar="AFTER", help="folder, or name in the Hugging Face hub")
+    compare.add_argument("--texts", required=True, help="documents that were not tuned on: a file, as for tune")
+    compare.add_argument("--column", help="which column holds the texts, if there are several")
+    compare.add_argument("--title", metavar="COLUMN", help="which column holds their titles, the questions")
+    compare.add_argument(
+        "--structure", default="auto", help="auto, first, halves, neighbours or single (default: %(default)s)"
+    )
+    compare.add_argument("--labels", metavar="DIR", help="folder of labelled sets, for the report")
+    compare.add_argument("--output", metavar="FILE", help="write a report, HTML (needs matplotlib, the extra `plot`)")
+    compare.add_argument("--plots", metavar="DIR", help="write the pictures of the report, PNG")
     _add_index_verbs(verbs)
     return parser
 
@@ -269,6 +287,59 @@ def _evaluate(args: argparse.Namespace) -> int:
     for score in scores:
         value = "absent" if score.value is None else f"{score.value:.2f}"
         print(f"{score.suite:8}  {score.name:18}  {score.metric:15}  {value:>7}  {score.size or '':>6}")
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    if args.output is None and (args.labels or args.plots):
+        raise ValueError("--labels and --plots are for the report: add --output report.html.")
+    _quiet()
+    from pathlib import Path
+
+    from sentence_transformers_mirror.evidence import compare, split_parts
+    from sentence_transformers_mirror.models import load_model
+    from sentence_transformers_mirror.search.entries import columns
+
+    if args.title is None:
+        from sentence_transformers_mirror.corpus import load_corpus
+
+        texts = load_corpus(args.texts, column=args.column)[0]["text"]
+    else:
+        bodies, titles, _ = columns(Path(args.texts), args.column, args.title)
+        texts = [(str(title), body) for title, body in zip(titles or (), bodies, strict=True)]
+    texts = list(texts)
+    split_parts(texts, args.structure, seed=args.seed)  # complains about the texts before a model is loaded
+    models = [load_model(name) for name in (args.before, args.after)]
+    if args.output is None:
+        found = compare(*models, texts, structure=args.structure, seed=args.seed)
+    else:
+        from sentence_transformers_mirror.report import write_report
+        from sentence_transformers_mirror.tuning import HISTORY
+
+        history = Path(args.after, HISTORY)
+        losses = json.loads(history.read_text(encoding="utf-8"))["losses"] if history.exists() else []
+        found = write_report(
+            *models,
+            texts,
+            args.output,
+            labels=args.labels,
+            losses=losses,
+            plots=args.plots,
+            structure=args.structure,
+            seed=args.seed,
+        )
+    if args.json:
+        print(json.dumps(asdict(found)))
+        return 0
+    print(
+        f"{found.verdict}: mean reciprocal rank {found.difference:+.3f} (95% interval {found.low:+.3f} to "
+        f"{found.high:+.3f})\n{found.pairs:,} pairs of {found.documents:,} texts: {found.structure}\n\n"
+        f"{'':15}everywhere   among look-alikes"
+    )
+    for name, numbers in (("before", found.before), ("after", found.after), ("words (TF-IDF)", found.words)):
+        print(f"{name:15}{numbers['everywhere']:10.3f}{numbers['among look-alikes']:20.3f}")
+    if args.output is not None:
+        print(f"\nreport: {args.output}")
     return 0
 
 

@@ -52,11 +52,15 @@ class Measurement:
     """How a model ranks the parts.
 
     Args:
+        queries: Unit vectors, float32, shape (pairs, dim).
+        passages: Unit vectors, float32, shape (pairs, dim).
         everywhere: Reciprocal rank of each passage among all, float64, shape (pairs,).
         among_look_alikes: Among the passages that share the most telling words with it.
         geometry: What `geometry.describe` says of the passages.
     """
 
+    queries: np.ndarray
+    passages: np.ndarray
     everywhere: np.ndarray
     among_look_alikes: np.ndarray
     geometry: dict[str, float]
@@ -82,6 +86,7 @@ class Evidence:
         pairs: Parts ranked.
         documents: Texts they are from.
         structure: What the parts are.
+        least_effect: Difference that would have counted.
     """
 
     verdict: Verdict
@@ -94,6 +99,7 @@ class Evidence:
     pairs: int
     documents: int
     structure: str
+    least_effect: float
 
 
 def compare(
@@ -193,8 +199,11 @@ def measure(model: SentenceTransformer, parts: Parts, rivals: np.ndarray, batch_
         model.encode(texts, batch_size=batch_size, show_progress_bar=False)
         for texts in (parts.queries, parts.passages)
     )
+    everywhere = reciprocal_ranks(queries, passages)  # complains about vectors that are not numbers
     return Measurement(
-        reciprocal_ranks(queries, passages),
+        geometry.unit(queries),
+        geometry.unit(passages),
+        everywhere,
         reciprocal_ranks(queries, passages, rivals),
         geometry.describe(passages, queries, passages),
     )
@@ -216,22 +225,22 @@ def judge(
         verdict = "damaged" if parts.structure == SINGLE else "worse"
     elif low > least_effect and parts.structure != SINGLE:
         verdict = "better"
-    words = Measurement(
+    words = (
         tfidf_reciprocal_ranks(parts.queries, parts.passages),
         tfidf_reciprocal_ranks(parts.queries, parts.passages, rivals),
-        {},
     )
     return Evidence(
         verdict,
         float(differences.mean()),
         low,
         high,
-        _means(before),
-        _means(after),
-        _means(words),
+        {**_means(before.everywhere, before.among_look_alikes), **before.geometry},
+        {**_means(after.everywhere, after.among_look_alikes), **after.geometry},
+        _means(*words),
         len(parts.queries),
         _documents(parts),
         parts.structure,
+        least_effect,
     )
 
 
@@ -254,12 +263,8 @@ def bootstrap(values: np.ndarray, documents: np.ndarray, seed: int = 0) -> tuple
     return float(low), float(high)
 
 
-def _means(measured: Measurement) -> dict[str, float]:
-    return {
-        "everywhere": float(measured.everywhere.mean()),
-        "among look-alikes": float(measured.among_look_alikes.mean()),
-        **measured.geometry,
-    }
+def _means(everywhere: np.ndarray, among_look_alikes: np.ndarray) -> dict[str, float]:
+    return {"everywhere": float(everywhere.mean()), "among look-alikes": float(among_look_alikes.mean())}
 
 
 def _documents(parts: Parts) -> int:

@@ -7,6 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.special import logsumexp
+from sklearn.preprocessing import normalize
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors of length 1, float32, shape (n, dim); a zero vector stays zero."""
+    return np.asarray(normalize(vectors.astype(np.float32)))
 
 
 def alignment(a: np.ndarray, b: np.ndarray) -> float:
@@ -84,12 +90,11 @@ def effective_rank(vectors: np.ndarray) -> float:
 
 def describe(vectors: np.ndarray, a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     """All of the above of raw vectors, shape (n, dim), and of positives ``a`` and ``b``, shape (m, dim) each."""
-    unit, a, b = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (vectors, a, b))
     return {
-        "alignment": alignment(a, b),
-        "uniformity": uniformity(unit),
+        "alignment": alignment(unit(a), unit(b)),
+        "uniformity": uniformity(unit(vectors)),
         "isotropy": isotropy(vectors),
         "mean vector norm": mean_vector_norm(vectors),
         "effective rank": effective_rank(vectors),
-        "mean cosine of random pairs": float(random_cosines(unit).mean()),
+        "mean cosine of random pairs": float(random_cosines(unit(vectors)).mean()),
     }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -32,6 +33,8 @@ from sentence_transformers_mirror.recipes import Recipe, resolve
 from sentence_transformers_mirror.views import TokenSpanMask
 
 logger = logging.getLogger(__name__)
+
+HISTORY = "mirror_tune.json"  # the result of tuning, in the folder of the model
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,8 @@ def mirror_tune(
         model: The model, or the name or path of one (which is then only useful with ``output_dir``).
         texts: Any iterable of strings, a ``datasets.Dataset`` or a file; see `load_corpus`.
         recipe: Name of a recipe (``sentence``, ``sentence-drophead``, ``word``, ``phrase``) or a `Recipe`.
-        output_dir: Where to save the tuned model. Its card quotes no text of the corpus.
+        output_dir: Where to save the tuned model, with the result beside it as ``mirror_tune.json``. Neither that nor
+            the model's card quotes a text of the corpus.
         max_texts: More texts than these are sampled; the paper gained nothing beyond 10,000 to 20,000 (Figure 5).
         seed: Of the sample, the order, the masks and dropout. The same seed on the same machine gives equal weights.
         evaluator: Run before and after; its metrics are in the result.
@@ -152,9 +156,7 @@ def mirror_tune(
     losses = [float(loss) for loss in trainer.step_losses[: trainer.state.global_step]]
     _host.describe_run(model, str(recipe), losses, trainer.state.epoch or 0)
     after = evaluator(model) if evaluator is not None else {}
-    if output_dir is not None:
-        model.save_pretrained(str(output_dir))
-    return TuningResult(
+    result = TuningResult(
         steps=trainer.state.global_step,
         seconds=seconds,
         losses=losses,
@@ -167,6 +169,11 @@ def mirror_tune(
         before=before,
         after=after,
     )
+    if output_dir is not None:
+        model.save_pretrained(str(output_dir))
+        history = json.dumps({**asdict(result), "seed": seed}, indent=1)
+        Path(output_dir, HISTORY).write_text(history + "\n", encoding="utf-8")
+    return result
 
 
 class _MirrorTrainer(SentenceTransformerTrainer):
