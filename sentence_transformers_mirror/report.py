@@ -140,7 +140,9 @@ def _ranks(parts: Parts, rivals: np.ndarray, measured: list[Measurement], seed: 
 
 def _cosines(measured: list[Measurement]) -> Figure:
     figure = Figure(figsize=(9, 3), layout="constrained")
-    for axes, one, name in zip(figure.subplots(1, 2, sharex=True, sharey=True), measured, ("before", "after"), strict=True):
+    for axes, one, name in zip(
+        figure.subplots(1, 2, sharex=True, sharey=True), measured, ("before", "after"), strict=True
+    ):
         positive = (one.queries * one.passages).sum(axis=1).clip(-1, 1)
         chance = geometry.random_cosines(one.passages).clip(-1, 1)
         bins = np.linspace(min(positive.min(), chance.min()), 1, 61)
