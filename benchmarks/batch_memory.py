@@ -10,7 +10,6 @@ import json
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -40,7 +39,7 @@ def step(data: Path, rows: int, mini_batch_size: int) -> dict[str, object]:
     bf16 = has_native_bf16(model.device)
     texts = names(data, rows)
     loss = CachedMirrorLoss(model, mini_batch_size=mini_batch_size)
-    before, start = peak_mb(), time.perf_counter()
+    before = peak_mb()
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         value = loss([model.preprocess(texts)])
     value.backward()
@@ -48,7 +47,6 @@ def step(data: Path, rows: int, mini_batch_size: int) -> dict[str, object]:
         "texts in the batch": rows,
         "peak, MB": round(peak_mb()),
         "before the step, MB": round(before),
-        "seconds": round(time.perf_counter() - start),
         "loss": round(value.item(), 3),
         "precision": "bf16" if bf16 else "fp32",
     }

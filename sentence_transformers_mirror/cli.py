@@ -13,9 +13,13 @@ import logging
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from sentence_transformers_mirror import __version__
 from sentence_transformers_mirror.recipes import RECIPES, resolve
+
+if TYPE_CHECKING:
+    from sentence_transformers_mirror.tuning import TuningResult
 
 NO_HITS, USAGE, BROKEN_INDEX, UNEXPECTED, INTERRUPTED = 1, 2, 3, 70, 130
 
@@ -89,6 +93,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="replace a value of the recipe, such as learning_rate=1e-4; can be given several times",
     )
+
+    tune.add_argument(
+        "--guard",
+        action=argparse.BooleanOptionalAction,
+        help="set texts aside to see whether tuning helps, and take it back if it harms (default: where texts are of "
+        "several sentences)",
+    )
+    tune.add_argument("--keep-worse", action="store_true", help="keep a tuned model that the guard found worse")
 
     quickstart = verbs.add_parser(
         "quickstart",
@@ -200,6 +212,8 @@ def _tune(args: argparse.Namespace) -> int:
         max_texts=args.max_texts,
         seed=args.seed,
         prompt=args.prompt,
+        guard=args.guard,
+        keep_worse=args.keep_worse,
     )
     if args.json:
         print(json.dumps({**asdict(result), "dropped": report.dropped, "read": report.read, "model": args.output}))
@@ -211,11 +225,23 @@ def _tune(args: argparse.Namespace) -> int:
             f"  loss       {_first_to_last(result.losses)}\n"
             f"  texts      {report.kept:,} of {report.read:,} (left out: {left_out})\n"
             f"  truncated  {result.truncated:.1%} of the texts are longer than {result.recipe.max_length} tokens\n"
+            f"  guard      {_guarded(result)}\n"
             f"  saved to   {args.output}\n\n"
             f"Use it:\n  from sentence_transformers import SentenceTransformer\n"
             f"  model = SentenceTransformer({args.output!r})"
         )
     return INTERRUPTED if result.interrupted else 0
+
+
+def _guarded(result: TuningResult) -> str:
+    found = result.evidence
+    if found is None:
+        return "none (the texts are single sentences, or few)" if result.steps else "none"
+    kept = f"the weights of step {result.kept_step} are kept" if result.kept_step else "the original weights are back"
+    return (
+        f"{found.verdict} on {found.documents} texts set aside: mean reciprocal rank {found.difference:+.3f} "
+        f"({found.low:+.3f} to {found.high:+.3f}); {kept}"
+    )
 
 
 def _override(text: str) -> tuple[str, object]:

@@ -186,7 +186,13 @@ def split_parts(
     return parts
 
 
-def measure(model: SentenceTransformer, parts: Parts, rivals: np.ndarray, batch_size: int = 64) -> Measurement:
+def measure(
+    model: SentenceTransformer,
+    parts: Parts,
+    rivals: np.ndarray,
+    batch_size: int = 64,
+    prompt: str | None = None,
+) -> Measurement:
     """Rank the parts with a model.
 
     Args:
@@ -194,9 +200,10 @@ def measure(model: SentenceTransformer, parts: Parts, rivals: np.ndarray, batch_
         parts: Of `split_parts`.
         rivals: ``look_alikes(parts.passages)``.
         batch_size: Texts embedded at a time.
+        prompt: Put before each text; by default the model's own default prompt, if it has one.
     """
     queries, passages = (
-        model.encode(texts, batch_size=batch_size, show_progress_bar=False)
+        model.encode(texts, batch_size=batch_size, prompt=prompt, show_progress_bar=False)
         for texts in (parts.queries, parts.passages)
     )
     everywhere = reciprocal_ranks(queries, passages)  # complains about vectors that are not numbers

@@ -27,6 +27,8 @@ from sentence_transformers_mirror import _host
 from sentence_transformers_mirror.cached_loss import CachedMirrorLoss
 from sentence_transformers_mirror.corpus import load_corpus
 from sentence_transformers_mirror.dropout import drophead, dropout_rate
+from sentence_transformers_mirror.evidence import Evidence
+from sentence_transformers_mirror.guard import Guard, hold_out
 from sentence_transformers_mirror.loss import MirrorLoss
 from sentence_transformers_mirror.models import load_model
 from sentence_transformers_mirror.recipes import Recipe, resolve
@@ -53,6 +55,9 @@ class TuningResult:
         interrupted: Whether Ctrl-C ended the run early; the model then holds the weights of the last step.
         before: What the evaluator returned before tuning; empty without one.
         after: What it returned after.
+        evidence: What the guard found on held-out texts; None where there was none.
+        kept_step: The step whose weights the model has: the best that the guard saw, or the last; 0 are the original
+            weights, given back because tuning made the model worse.
     """
 
     steps: int
@@ -66,6 +71,8 @@ class TuningResult:
     interrupted: bool
     before: dict[str, float]
     after: dict[str, float]
+    evidence: Evidence | None
+    kept_step: int
 
 
 def mirror_tune(
@@ -79,6 +86,8 @@ def mirror_tune(
     evaluator: BaseEvaluator | None = None,
     callbacks: list[TrainerCallback] | None = None,
     prompt: str | None = None,
+    guard: bool | None = None,
+    keep_worse: bool = False,
     **overrides: object,
 ) -> TuningResult:
     """Tune a model on raw texts, in place.
@@ -98,13 +107,18 @@ def mirror_tune(
         evaluator: Run before and after; its metrics are in the result.
         callbacks: For the Trainer.
         prompt: Put before each text, never masked. By default the one that ``model.encode`` would put there, if any.
+        guard: Measure the model on texts set aside (up to a tenth of them, and a tenth of the time) before tuning, on
+            the way and after, keep the best step, and give back the original weights if it is worse than these; see
+            `evidence`. By default where most texts have two sentences or more, since single sentences show too little.
+        keep_worse: Keep the tuned weights even then.
         **overrides: Fields of the recipe to replace, such as ``learning_rate=1e-4``.
 
     Returns:
         What was done; the model itself is changed in place.
 
     Raises:
-        ValueError: If recipe, overrides or texts are of no use, or the model reads no text.
+        ValueError: If recipe, overrides or texts are of no use, the model reads no text, or ``guard=True`` and the
+            texts have no structure to measure by.
         OSError: If the model cannot be loaded or the output folder cannot be written; before anything is tuned.
         FloatingPointError: If the loss or the weights stop being numbers; the model has its original weights back.
     """
@@ -132,6 +146,14 @@ def mirror_tune(
             f"{truncated:.0%} of the texts are longer than the {max_length} tokens read of them; split them into "
             "sentences (load_corpus(..., split_sentences=True), or --split-sentences), or raise max_length."
         )
+    parts = None
+    if guard is not False:
+        dataset, parts = hold_out(dataset, recipe, seed)
+        if guard and parts is None:
+            raise ValueError(
+                "The guard needs 500 texts or more, most of them of two sentences at least, to set some aside: give "
+                "paragraphs instead of sentences, or guard=None to do without where there are none."
+            )
     progress = _Progress(recipe)
     before = evaluator(model) if evaluator is not None else {}
     with ExitStack() as stack:
@@ -152,7 +174,17 @@ def mirror_tune(
             ),
             callbacks=[progress, *(callbacks or [])],
         )
-        seconds, interrupted = _train(trainer, progress)
+        watch = None
+        if parts is not None:
+            watch = Guard(model, parts, trainer.compute_loss_context_manager, prompt)
+            trainer.add_callback(watch)
+        original = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        seconds, interrupted = _train(trainer, progress, original)
+        evidence, kept_step = None, trainer.state.global_step
+        if watch is not None and kept_step:
+            evidence, kept_step = watch.finish(kept_step, keep_worse, seed)
+            if kept_step == 0:
+                model.load_state_dict(original)
     losses = [float(loss) for loss in trainer.step_losses[: trainer.state.global_step]]
     _host.describe_run(model, str(recipe), losses, trainer.state.epoch or 0)
     after = evaluator(model) if evaluator is not None else {}
@@ -168,6 +200,8 @@ def mirror_tune(
         interrupted=interrupted,
         before=before,
         after=after,
+        evidence=evidence,
+        kept_step=kept_step,
     )
     if output_dir is not None:
         model.save_pretrained(str(output_dir))
@@ -248,10 +282,9 @@ def _loss(model: SentenceTransformer, recipe: Recipe) -> MirrorLoss:
     )
 
 
-def _train(trainer: _MirrorTrainer, progress: _Progress) -> tuple[float, bool]:
-    """Seconds taken, and whether Ctrl-C ended the run."""
+def _train(trainer: _MirrorTrainer, progress: _Progress, original: dict[str, Tensor]) -> tuple[float, bool]:
+    """Seconds taken, and whether Ctrl-C ended the run; the model gets its original weights back after an error."""
     progress.trainer = trainer
-    original = {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
     start = time.perf_counter()
     try:
         trainer.train()

@@ -1,0 +1,145 @@
+"""Tuning that cannot make a model worse unnoticed: it is measured on texts set aside, and taken back if it did."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+import torch
+from datasets import Dataset
+from sentencex import segment
+from transformers import TrainerCallback
+
+from sentence_transformers_mirror.evidence import Evidence, Measurement, Parts, judge, measure, split_parts
+from sentence_transformers_mirror.ranking import look_alikes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sentence_transformers import SentenceTransformer
+
+    from sentence_transformers_mirror.recipes import Recipe
+
+logger = logging.getLogger(__name__)
+
+_EVALUATIONS = 3  # while tuning, the last at its end; one more comes before it
+_LEAST, _MOST = 50, 500  # documents held out
+_SHARE_OF_TEXTS = 0.1  # that may be held out
+_SHARE_OF_TIME = 0.1  # that measuring may take, by the characters read; 15% leaves room for padding
+_STRUCTURED = 0.5  # of the texts must be of two sentences or more, or of
+_SAMPLE = 1_000  # of them
+_CHARACTERS = 5  # a token, about
+
+
+def hold_out(dataset: Dataset, recipe: Recipe, seed: int, language: str = "en") -> tuple[Dataset, Parts | None]:
+    """Set documents aside that tuning will not see.
+
+    Args:
+        dataset: Texts, in a column ``text``.
+        recipe: How they will be tuned on, which says how much measuring may cost.
+        seed: Of the choice.
+        language: Of the texts, an ISO 639-1 code.
+
+    Returns:
+        The texts to tune on, and the parts of the others; all texts and None where most are single sentences, or
+        there are too few.
+    """
+    texts = dataset["text"]
+    sample = random.Random(seed).sample(range(len(texts)), min(_SAMPLE, len(texts)))
+    structured = [row for row in sample if len(list(segment(language, texts[row]))) > 1]
+    if len(structured) < _STRUCTURED * len(sample):
+        return dataset, None
+    # A view is read forwards and backwards, which costs three times as much as reading, and there are two of them.
+    budget = (
+        _SHARE_OF_TIME * 6 * recipe.epochs * sum(min(len(text), _CHARACTERS * recipe.max_length) for text in texts)
+    )
+    chosen = []
+    for row in structured[: min(_MOST, int(_SHARE_OF_TEXTS * len(texts)))]:
+        budget -= (1 + _EVALUATIONS) * len(texts[row])
+        if budget < 0:
+            break
+        chosen.append(row)
+    if len(chosen) < _LEAST:
+        return dataset, None
+    try:
+        parts = split_parts([texts[row] for row in chosen], "first", language=language, seed=seed)
+    except ValueError:  # too few are different
+        return dataset, None
+    aside = set(chosen)
+    return dataset.select([row for row in range(len(texts)) if row not in aside]), parts
+
+
+class Guard(TrainerCallback):
+    """Measures the model before, on the way and at the end, and keeps the weights of the best step.
+
+    Args:
+        model: That is tuned.
+        parts: Of texts that it is not tuned on.
+        autocast: Makes the context in which the model is measured.
+        prompt: Put before each text.
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        parts: Parts,
+        autocast: Callable[[], AbstractContextManager],
+        prompt: str | None = None,
+    ) -> None:
+        self.model, self.parts, self.autocast, self.prompt = model, parts, autocast, prompt
+        self.rivals = look_alikes(parts.passages)
+        self.before: Measurement
+        self.best: tuple[Measurement, int, dict[str, torch.Tensor]] | None = None
+        self._steps: set[int] = set()
+        self._measured = 0
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.before = self._measure()
+        self._steps = {math.ceil(state.max_steps * turn / _EVALUATIONS) for turn in range(1, 1 + _EVALUATIONS)}
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if state.global_step in self._steps:
+            self._look(state.global_step)
+
+    def finish(self, step: int, keep_worse: bool, seed: int) -> tuple[Evidence, int]:
+        """Leave the model with the weights of the best step.
+
+        Args:
+            step: The last one that was taken, at least 1.
+            keep_worse: Whether to keep them even if they are worse than the original ones.
+            seed: Of the bootstrap.
+
+        Returns:
+            The evidence on them, and their step; 0 if they were worse and have to be taken back.
+        """
+        if self._measured != step:  # Ctrl-C
+            self._look(step)
+        measurement, best, weights = self.best
+        evidence = judge(self.before, measurement, self.parts, self.rivals, seed=seed)
+        if evidence.verdict == "worse" and not keep_worse:
+            logger.warning(
+                f"Tuning made the model worse on {evidence.documents} texts held out (mean reciprocal rank "
+                f"{evidence.difference:+.3f}, 95% interval {evidence.low:+.3f} to {evidence.high:+.3f}); it has its "
+                "original weights back. Try a lower learning rate, or keep_worse=True."
+            )
+            return evidence, 0
+        self.model.load_state_dict(weights)
+        return evidence, best
+
+    def _look(self, step: int) -> None:
+        self._measured = step
+        measurement = self._measure()
+        if self.best is None or measurement.ranks.mean() > self.best[0].ranks.mean():
+            weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+            self.best = measurement, step, weights
+
+    def _measure(self) -> Measurement:
+        modes = [(module, module.training) for module in self.model.modules()]
+        with self.autocast():
+            measurement = measure(self.model, self.parts, self.rivals, prompt=self.prompt)
+        for module, mode in modes:  # encode leaves the model in evaluation mode
+            module.training = mode
+        return measurement
