@@ -173,6 +173,7 @@ STUDIES = {
         "mask only": Variant(replace(SENTENCE, dropout=0.0)),
         "neither": Variant(replace(UNMASKED, dropout=0.0), second_view=identical),
         "both, the same dropout in both views": Variant(SENTENCE, loss=SameDropout),
+        "DropHead 0.2 only": Variant(replace(UNMASKED, dropout=0.0, drophead=0.2)),
         "mask, DropHead 0.2, no dropout": Variant(replace(SENTENCE, dropout=0.0, drophead=0.2)),
         "mask, DropHead 0.2, dropout 0.1": Variant(replace(SENTENCE, drophead=0.2)),
     },

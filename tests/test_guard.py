@@ -154,5 +154,5 @@ def test_a_destructive_rate_is_taken_back_from_the_embedded_model():
     ]
     model = SentenceTransformer(embedded_model_path())
     original = weights(model)
-    result = mirror_tune(model, texts, learning_rate=1e-2, max_texts=900, max_length=24)
+    result = mirror_tune(model, texts, learning_rate=1e-2, batch_size=100, max_texts=1000, max_length=40)
     assert result.evidence.verdict == "worse" and result.kept_step == 0 and equal(weights(model), original)
