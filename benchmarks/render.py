@@ -170,6 +170,16 @@ def search(result: dict) -> str:
     return "\n".join(parts)
 
 
+def verdict(result: dict) -> str:
+    return (
+        "## Is the verdict without labels right?\n\n"
+        "Tuning runs that help, do nothing and destroy; truth is the change of a score with labels that the verdict "
+        "does not see. The least effect that counts is chosen on the other domains. Right: the labels changed in the "
+        "direction that was said. Runs that differ: by more than two points on the labels.\n\n"
+        + table(result["summary"])
+    )
+
+
 SECTIONS = {
     "sts": lambda result: sts(
         result,
@@ -187,6 +197,7 @@ SECTIONS = {
     "batch_memory": batch_memory,
     "ablations": ablations,
     "search": search,
+    "verdict": verdict,
 }
 
 

@@ -67,6 +67,39 @@ def test_ablations(data_dir, tmp_path):
     assert all(0 < row["dev"][0] < 100 and 0 < row["test"][0] < 100 for row in kept[study].values())
 
 
+@pytest.mark.quality
+def test_verdict(data_dir, tmp_path):
+    arguments = ["--settings", "1", "--seeds", "1", "--domains", "aeronautics", "--texts", "200"]
+    result = run(data_dir, tmp_path, "verdict.py", *arguments)["result"]
+    (row,) = result["runs"]
+    assert row["evidence"]["structure"] == "title and body" and abs(row["truth"]) < 2  # a rate of 1e-6
+    assert [line["verdict"] for line in result["summary"]] == ["always better", "loss on held-out texts"]
+
+
+def test_verdicts_are_counted(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import verdict
+
+    def row(domain, truth, low, high, loss=-1):
+        return {"domain": domain, "truth": truth, "loss": loss, "evidence": {"low": low, "high": high}}
+
+    rows = [row("a", 3, 0.02, 0.03), row("a", -3, -0.03, -0.02), row("a", -1, 0.001, 0.004), row("a", 5, -0.01, 0.01)]
+    assert verdict.judged(rows, [verdict.verdict(one, 0) for one in rows]) == {
+        "runs": 4,
+        "better: said": 2,
+        "better: right": 1,
+        "worse: said": 1,
+        "worse: right": 1,
+        "runs that differ": 3,
+        "of these decided": 2,
+    }
+    assert verdict.choose(rows) == 0.0025  # the third is wrong, and no longer said
+    lines = verdict.summary([*rows, *({**one, "domain": "b"} for one in rows)])
+    assert [line["tested on"] for line in lines] == ["a", "b", "all, each by the others", "all", "all"]
+    assert [line["better: right"] for line in lines] == [1, 1, 2, 4, 4]
+    assert lines[2]["better: said"] == lines[2]["worse: right"] == 2 and lines[3]["better: said"] == 8
+
+
 def test_every_ablation_steps(tmp_path, tiny_model, texts, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import ablations

@@ -1,0 +1,220 @@
+"""Is the verdict of `compare` right? Tuning runs that help, do nothing and destroy, where labels say which is which.
+
+For each domain there are texts to tune on, other texts with structure for the verdict, and labels that the verdict
+does not see. Runs differ in model, recipe, learning rate and seed. The least effect that counts is chosen on all
+domains but one and tested on that one, in turn. Beside it stand two baselines: to call every run better, and to call a
+run better if `MirrorLoss` on held-out texts fell.
+
+Truth is the change in the label score, in points of 100. A verdict is right if the change has its sign; a run that
+differs by more than two points should get one.
+"""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import RESULTS, add_data, keep, paper_sentences, parser, table
+from sentence_transformers import SentenceTransformer
+from sentencex import segment
+from sklearn.metrics import roc_auc_score
+
+from sentence_transformers_mirror import MirrorLoss, embedded_model_path, mirror_tune
+from sentence_transformers_mirror.evaluation import pair_evaluator
+from sentence_transformers_mirror.evidence import compare
+from sentence_transformers_mirror.labels import read_pairs
+
+LEAST = [0.0, 0.0025, 0.005, 0.01, 0.02, 0.04]  # effects to choose from
+WANTED = 0.95  # precision on the domains that the effect is chosen on
+POINTS = 2.0  # a change of the label score that should not be missed
+DOCUMENTS = 500
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Args: texts to tune on, documents for the verdict, and the score that labels give a model, 0 to 100."""
+
+    texts: list[str]
+    documents: list
+    score: Callable[[SentenceTransformer], float]
+
+
+def unit(model: SentenceTransformer, texts: list[str]) -> np.ndarray:
+    return model.encode(texts, batch_size=128, normalize_embeddings=True, show_progress_bar=False)
+
+
+def paragraphs(data: Path) -> list[str]:
+    with gzip.open(data / "pretrain/heldout.txt.gz", "rt", encoding="utf-8") as file:
+        found = [" ".join(line.split()) for line in file]
+    found = [text for text in dict.fromkeys(found) if 80 <= len(text) <= 600]
+    random.Random(0).shuffle(found)
+    return found
+
+
+def similarity(data: Path) -> Domain:
+    """General English: paragraphs of many kinds, judged by STS-B dev."""
+    evaluator = pair_evaluator(read_pairs(data, "STS-B dev"), batch_size=128)
+    return Domain(paper_sentences(data), paragraphs(data), lambda model: 100 * evaluator(model)["spearman_cosine"])
+
+
+def questions(data: Path) -> Domain:
+    """Encyclopedic questions and sentences, judged by whether a sentence answers a question (area under the curve)."""
+    rows = table(data / "retrieval/qnli.dev.tsv.gz")
+    texts = list(dict.fromkeys(row["sentence"] for row in rows))
+    rows = random.Random(0).sample(rows, 2_000)
+
+    def score(model: SentenceTransformer) -> float:
+        a, b = (unit(model, [row[name] for row in rows]) for name in ("question", "sentence"))
+        return 100 * roc_auc_score([row["label"] == "entailment" for row in rows], (a * b).sum(axis=1))
+
+    return Domain(texts, paragraphs(data)[::-1], score)
+
+
+def aeronautics(data: Path) -> Domain:
+    """Abstracts with titles, judged by the abstracts that answer 225 queries (mean reciprocal rank of the first)."""
+    rows = [row for row in table(data / "retrieval/cranfield.docs.tsv.gz") if row["text"].strip()]
+    queries = {row["query_id"]: row["text"] for row in table(data / "retrieval/cranfield.queries.tsv")}
+    relevant: dict[str, set[str]] = {}
+    for row in table(data / "retrieval/cranfield.qrels.tsv"):
+        relevant.setdefault(row["query_id"], set()).add(row["doc_id"])
+    bodies = {row["doc_id"]: row["text"].removeprefix(row["title"]).strip() for row in rows}
+    names = list(bodies)
+    asked = [query for query in queries if relevant.get(query, set()) & set(names)]
+    right = np.array([[name in relevant[query] for name in names] for query in asked])
+
+    def score(model: SentenceTransformer) -> float:
+        scores = unit(model, [queries[query] for query in asked]) @ unit(model, list(bodies.values())).T
+        best = np.where(right, scores, -np.inf).max(axis=1)
+        return 100 * float((1 / (1 + (scores > best[:, None]).sum(axis=1))).mean())
+
+    order = random.Random(0).sample(rows, len(rows))
+    documents = [(row["title"], bodies[row["doc_id"]]) for row in order[:DOCUMENTS] if bodies[row["doc_id"]]]
+    texts = [sentence for row in order[DOCUMENTS:] for sentence in segment("en", bodies[row["doc_id"]])]
+    return Domain(texts, documents, score)
+
+
+DOMAINS = {"similarity": similarity, "questions": questions, "aeronautics": aeronautics}
+# Good, neutral and destructive, about a third each.
+SETTINGS = [
+    {"recipe": recipe, "learning_rate": rate}
+    for recipe, rates in {
+        "sentence": [1e-6, 2e-5, 1e-4, 1e-3, 5e-3],
+        "sentence-drophead": [5e-6, 5e-5, 2e-3],
+        "word": [1e-6, 1e-4, 1e-2],
+    }.items()
+    for rate in rates
+]
+
+
+@cache
+def domain(name: str, data: Path) -> Domain:
+    return DOMAINS[name](data)
+
+
+def held_out_loss(model: SentenceTransformer, texts: list[str]) -> float:
+    loss = MirrorLoss(model.eval())
+    with torch.no_grad():
+        found = [loss([model.preprocess(texts[i : i + 100])]).item() for i in range(0, len(texts), 100)]
+    return float(np.mean(found))
+
+
+def run(name: str, path: str, setting: dict, seed: int, texts: int, data: Path) -> dict[str, object]:
+    place = domain(name, data)
+    before, after = (SentenceTransformer(path, device="cpu") for _ in range(2))
+    mirror_tune(after, place.texts, max_texts=texts, seed=seed, batch_size=100, guard=False, **setting)
+    evidence = compare(before, after, place.documents, max_documents=DOCUMENTS, seed=seed)
+    sentences = random.Random(1).sample(place.texts, 300)
+    return {
+        "domain": name,
+        "model": "embedded" if path == embedded_model_path() else Path(path).name,
+        **setting,
+        "seed": seed,
+        "truth": round(place.score(after) - place.score(before), 3),
+        "loss": round(held_out_loss(after, sentences) - held_out_loss(before, sentences), 4),
+        "evidence": asdict(evidence),
+    }
+
+
+def verdict(row: dict, least: float) -> str:
+    evidence = row["evidence"]
+    return "better" if evidence["low"] > least else "worse" if evidence["high"] < -least else "no evidence"
+
+
+def judged(rows: list[dict], said: list[str]) -> dict[str, object]:
+    """How often verdicts are right where they are said, and said where they should be."""
+    found: dict[str, object] = {"runs": len(rows)}
+    for word, sign in (("better", 1), ("worse", -1)):
+        truths = [sign * row["truth"] for row, one in zip(rows, said, strict=True) if one == word]
+        found[f"{word}: said"] = len(truths)
+        found[f"{word}: right"] = sum(truth > 0 for truth in truths)
+    large = [one for row, one in zip(rows, said, strict=True) if abs(row["truth"]) > POINTS]
+    found["runs that differ"] = len(large)
+    found["of these decided"] = sum(one != "no evidence" for one in large)
+    return found
+
+
+def choose(rows: list[dict]) -> float:
+    """The smallest effect whose verdicts are right often enough; the largest there is if none is."""
+    for least in LEAST:
+        found = judged(rows, [verdict(row, least) for row in rows])
+        said, right = (sum(found[f"{word}: {what}"] for word in ("better", "worse")) for what in ("said", "right"))
+        if said and right >= WANTED * said:
+            return least
+    return LEAST[-1]
+
+
+def summary(rows: list[dict]) -> list[dict[str, object]]:
+    lines, together = [], []
+    for name in dict.fromkeys(row["domain"] for row in rows):
+        mine = [row for row in rows if row["domain"] == name]
+        others = [row for row in rows if row["domain"] != name]
+        if others:
+            least = choose(others)
+            said = [verdict(row, least) for row in mine]
+            together += zip(mine, said, strict=True)
+            lines.append({"verdict": "compare", "tested on": name, "least effect": least, **judged(mine, said)})
+    if together:
+        tested = judged([row for row, _ in together], [said for _, said in together])
+        lines.append({"verdict": "compare", "tested on": "all, each by the others", "least effect": "", **tested})
+    baselines = {
+        "always better": ["better"] * len(rows),
+        "loss on held-out texts": ["better" if row["loss"] < 0 else "worse" for row in rows],
+    }
+    for name, said in baselines.items():
+        lines.append({"verdict": name, "tested on": "all", "least effect": "", **judged(rows, said)})
+    return lines
+
+
+def main() -> None:
+    args = parser(__doc__)
+    add_data(args)
+    args.add_argument("--models", nargs="+", default=[embedded_model_path()], help="folders or names")
+    args.add_argument("--domains", nargs="+", default=list(DOMAINS), choices=list(DOMAINS))
+    args.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
+    args.add_argument("--texts", type=int, default=2_000, help="to tune on (default: %(default)s)")
+    args.add_argument("--settings", type=int, default=len(SETTINGS), help="only the first so many, for a quick look")
+    args = args.parse_args()
+    path = args.output or RESULTS / "verdict.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["result"]["runs"] if path.exists() else []
+    done = {(row["domain"], row["model"], row["recipe"], row["learning_rate"], row["seed"]) for row in rows}
+    settings = SETTINGS[: args.settings]
+    for seed, name, model, setting in itertools.product(args.seeds, args.domains, args.models, settings):
+        label = "embedded" if model == embedded_model_path() else Path(model).name
+        if (name, label, setting["recipe"], setting["learning_rate"], seed) in done:
+            continue
+        rows.append(run(name, model, setting, seed, args.texts, args.data))
+        shown = {key: value for key, value in rows[-1].items() if key != "evidence"}
+        print(shown, rows[-1]["evidence"]["low"], rows[-1]["evidence"]["high"], flush=True)
+        keep("verdict", {"runs": rows, "summary": summary(rows)}, args.output)
+
+
+if __name__ == "__main__":
+    main()
