@@ -106,9 +106,9 @@ class Variant:
         self.recipe, self.pooling, self.loss, self.mask = recipe, pooling, loss, mask
         self.second_view, self.texts, self.distinct = second_view, texts, distinct
 
-    def tune(self, texts: list[str], seed: int) -> SentenceTransformer:
+    def tune(self, texts: list[str], seed: int, path: str | None = None) -> SentenceTransformer:
         recipe = self.recipe
-        transformer = Transformer(embedded_model_path())
+        transformer = Transformer(path or embedded_model_path())
         model = SentenceTransformer(
             modules=[transformer, Pooling(transformer.get_embedding_dimension(), self.pooling)], device="cpu"
         )

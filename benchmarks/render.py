@@ -201,6 +201,11 @@ SECTIONS = {
 }
 
 
+def paper(result: dict) -> str:
+    words = f"Model: {result['model']}, {result['pooling']} pooling after tuning, seeds {result['seeds']}."
+    return f"### {result['title']}\n\n{words} {result['words']}\n\n{table(result['lines'])}"
+
+
 def main() -> None:
     parts = [HEAD]
     for name, render in SECTIONS.items():
@@ -209,6 +214,15 @@ def main() -> None:
             continue
         kept = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         parts.append(render(kept["result"]) + "\n" + source(kept["environment"]))
+    papers = sorted(RESULTS.glob("paper/*.json"))
+    if papers:
+        parts.append(
+            "## The paper's tables and figures\n\nThe paper's numbers are those of BERT-base (110M parameters); ours "
+            "are of the model that is named, so directions and sizes of changes compare, and levels do not.\n"
+        )
+    for path in papers:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        parts.append(paper(kept["result"]) + "\n" + source(kept["environment"]))
     Path(RESULTS.parent, "results.md").write_text("\n".join(parts), encoding="utf-8")
 
 

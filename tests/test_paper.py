@@ -1,0 +1,110 @@
+"""The scripts of the paper's tables: do they run, on a few rows of made-up sets, and do they print?"""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+PAPER = Path(__file__).parents[1] / "benchmarks" / "paper"
+SCRIPTS = sorted(path.stem for path in PAPER.glob("*.py") if path.stem != "shared")
+NOUNS = ["cat", "dog", "file", "list", "window", "knife", "road", "ship", "song", "tree"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A few rows of every set that the scripts read."""
+    data = tmp_path / "data"
+
+    def write(name, header, rows):
+        path = data / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = ["\t".join(header)] if header else []
+        lines += ["\t".join(map(str, row)) for row in rows]
+        content = "\n".join(lines) + "\n"
+        if path.suffix == ".gz":
+            path.write_bytes(gzip.compress(content.encode()))
+        else:
+            path.write_text(content, encoding="utf-8")
+
+    sentences = [f"The {a} sat by the {b} for a long time." for a in NOUNS for b in NOUNS[:4]]
+    pairs = [(n % 5, a, b) for n, (a, b) in enumerate(zip(sentences, sentences[1:], strict=False))]
+    for year in range(12, 17):
+        write(f"STS{year}.test.tsv", ["score", "sentence1", "sentence2"], pairs)
+    write("STSB.test.tsv", ["score", "sentence1", "sentence2"], pairs)
+    write(
+        "multisimlex.ENG.tsv",
+        ["score", "word1", "word2"],
+        [(n % 3, a, b) for n, (a, b) in enumerate(zip(NOUNS, NOUNS[1:], strict=False))],
+    )
+    rows = [("entailment" if n % 2 else "not_entailment", a, b) for n, (_, a, b) in enumerate(pairs)]
+    write("qnli.dev.tsv", ["label", "question", "sentence"], rows)
+    write("ncbi_disease.dev.tsv", ["mention", "cui"], [(noun, n) for n, noun in enumerate(NOUNS)])
+    write("dictionary_medic_2012.tsv", ["cui", "name"], [(n, f"{noun} {noun}") for n, noun in enumerate(NOUNS)])
+    lexicon = [("en-fr", "test" if n > 5 else "train", noun, f"le {noun}") for n, noun in enumerate(NOUNS)]
+    write("xling.en-fr.tsv", ["pair", "split", "source", "target"], lexicon)
+    write(
+        "corpus/mirror_corpus/stsbenchmark_train_10k_sents_random_sampled.txt.gz", [], [(text,) for text in sentences]
+    )
+    write("corpus/mirror_corpus/en_words_top_10k.txt.gz", [], [(noun,) for noun in NOUNS])
+    return data
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(PAPER.parent))
+    monkeypatch.syspath_prepend(str(PAPER))
+    return importlib.import_module
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_prints_a_table(name, script, folder, tiny_model, tmp_path, monkeypatch, capsys):
+    tiny_model.save_pretrained(str(tmp_path / "tiny"))
+    output = tmp_path / "kept.json"
+    arguments = ["--data", str(folder), "--model", str(tmp_path / "tiny"), "--seeds", "1", "--output", str(output)]
+    if name == "figure05_texts":
+        arguments += ["--max-texts", "500"]
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    module = script(name)
+    if name == "table07_views":  # one batch of all texts is enough
+        monkeypatch.setattr(module, "UNMASKED", module.replace(module.UNMASKED, batch_size=20))
+    module.main()
+    lines = json.loads(output.read_text(encoding="utf-8"))["result"]["lines"]
+    assert len(lines) == capsys.readouterr().out.count("\n") > 1
+    numbers = [line["ours"] for line in lines if line["ours"] != "absent"]
+    assert len(numbers) >= 2 and all(np.isfinite(float(number)) for number in numbers)
+
+
+def test_a_rotated_language_is_found(script):
+    module = script("table05_06_cross_lingual")
+    rng = np.random.default_rng(0)
+    words = [f"w{n}" for n in range(60)]
+    vectors = rng.normal(size=(60, 8))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    rotation = np.linalg.qr(rng.normal(size=(8, 8)))[0]
+    made = {f"source:{word}": vector for word, vector in zip(words, vectors, strict=True)}
+    made |= {f"target:{word}": vector @ rotation for word, vector in zip(words, vectors, strict=True)}
+    lexicon = [(word, word) for word in words]
+    assert module.induction(made, lexicon[:40], lexicon[40:]) == 1
+    assert (
+        module.induction(
+            made, [(a, b) for (a, _), (b, _) in zip(lexicon[:40], lexicon[1:41], strict=True)], lexicon[40:]
+        )
+        < 0.5
+    )
+
+
+def test_csls_is_a_plain_loop(script):
+    module = script("table05_06_cross_lingual")
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(12, 3)), rng.normal(size=(15, 3))
+    scores = a @ b.T
+    for i in range(12):
+        for j in range(15):
+            expected = 2 * scores[i, j] - np.mean(sorted(scores[i])[-10:]) - np.mean(sorted(scores[:, j])[-10:])
+            assert module.csls(a, b)[i, j] == pytest.approx(expected)
