@@ -1,10 +1,13 @@
 """Write results.md from the JSON that the benchmarks kept; no number in it is typed by hand.
 
-python benchmarks/render.py
+python benchmarks/render.py [--plots]
+
+With --plots it draws the pictures, too, which needs matplotlib.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 from pathlib import Path
@@ -160,6 +163,7 @@ def search(result: dict) -> str:
         for one in result["others"]
         for batch in one["batches"]
     ]
+    parts.append("![Query time, build time and memory by number of rows](results/search.svg)\n")
     parts.append("What people use today, exact, milliseconds a call:\n\n" + table(rows))
     if result["encode"] is not None:
         encode = result["encode"]
@@ -179,6 +183,38 @@ def verdict(result: dict) -> str:
         + table(result["summary"])
     )
 
+
+def plot_search(result: dict) -> None:
+    """Query time, build time and memory against the number of rows, both axes logarithmic."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams["svg.hashsalt"] = "search"  # the same picture from the same numbers
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    query, build, memory = figure.subplots(1, 3)
+    kinds = dict.fromkeys(index["asked"] for index in result["indexes"])
+    for number, asked in enumerate(kinds):
+        mine = [index for index in result["indexes"] if index["asked"] == asked]
+        rows = [index["rows"] for index in mine]
+        single = [next(batch for batch in index["batches"] if batch["batch"] == 1) for index in mine]
+        query.plot(rows, [1e3 * one["ours"] for one in single], f"C{number}o-", label=f"ours, {asked}")
+        query.plot(rows, [1e3 * one["FAISS"] for one in single], f"C{number}x--", label=f"FAISS under it, {asked}")
+        build.plot(rows, [index["build"] for index in mine], f"C{number}o-", label=asked)
+        memory.plot(rows, [index["disk MiB"] for index in mine], f"C{number}o-", label=f"{asked}, on disk")
+        beside = [max(index["peak MiB over the vectors given"], 0.1) for index in mine]
+        memory.plot(rows, beside, f"C{number}x--", label=f"{asked}, memory beside the vectors")
+    rows = [one["rows"] for one in result["others"]]
+    for number, name in enumerate(("semantic_search_faiss", "datasets"), start=len(kinds)):
+        single = [next(batch for batch in one["batches"] if batch["batch"] == 1) for one in result["others"]]
+        query.plot(rows, [1e3 * one[name] for one in single], f"C{number}s:", label=name)
+    for axes, words in ((query, "ms for one query"), (build, "s to build"), (memory, "MiB")):
+        axes.set(xscale="log", yscale="log", xlabel="rows", title=words)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=7)
+    figure.savefig(RESULTS / "search.svg", metadata={"Date": None})
+
+
+PLOTS = {"search": plot_search}
 
 SECTIONS = {
     "sts": lambda result: sts(
@@ -207,6 +243,9 @@ def paper(result: dict) -> str:
 
 
 def main() -> None:
+    args = argparse.ArgumentParser(description=__doc__)
+    args.add_argument("--plots", action="store_true", help="draw the pictures, too; needs matplotlib")
+    args = args.parse_args()
     parts = [HEAD]
     for name, render in SECTIONS.items():
         if not (RESULTS / f"{name}.json").exists():
@@ -214,6 +253,8 @@ def main() -> None:
             continue
         kept = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         parts.append(render(kept["result"]) + "\n" + source(kept["environment"]))
+        if args.plots and name in PLOTS:
+            PLOTS[name](kept["result"])
     papers = sorted(RESULTS.glob("paper/*.json"))
     if papers:
         parts.append(
