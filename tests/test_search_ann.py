@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 
+import faiss
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
@@ -104,6 +105,42 @@ def test_rows_that_came_and_went_after_the_structure_was_made(kind):
         assert row not in {hit.id for hit in index.search(vectors[row], top_k=50)}
     index.add(map(str, range(400)), vectors=clustered(400, seed=3))  # now it is made anew
     assert index.facts()["structure"]["rows"] == 4_000
+
+
+@pytest.mark.parametrize("kind", ["ivf-flat", "hnsw", "ivf-sq8"])
+def test_equal_texts_come_in_the_order_of_the_rows(kind):
+    rng = np.random.default_rng(0)
+    vectors = clustered(3_000)
+    vectors = np.concatenate([vectors, vectors, vectors])[rng.permutation(9_000)]
+    index = SearchIndex.from_vectors(vectors, map(str, range(9_000)), kind=kind, recall=0.99)
+    for hits in index.search(clustered(50, seed=1), top_k=9):
+        pairs = [(hit.score, hit.id) for hit in hits]
+        assert pairs == sorted(pairs, key=lambda pair: (-pair[0], pair[1]))
+        scores = vectors[[hit.id for hit in hits]]
+        assert len({vector.tobytes() for vector in scores}) == len({score for score, _ in pairs}) < 9  # and truly tie
+
+
+@pytest.mark.parametrize(
+    ("factory", "whole"),
+    [
+        ("IVF8,Flat", True),
+        ("HNSW8,Flat", True),
+        ("Flat", True),
+        ("IVF8,SQ8", False),
+        ("HNSW8,SQ8", False),
+        ("PQ4x4", False),
+        ("PCA4,IVF8,Flat", False),
+        ("PCA4,Flat", False),
+    ],
+)
+def test_which_structures_keep_vectors_whole(factory, whole):
+    index = faiss.index_factory(16, factory, faiss.METRIC_INNER_PRODUCT)
+    assert ann.Structure(index, np.arange(0), 1, 1, 1).whole is whole
+
+
+def test_taking_no_row_from_several_parts():
+    whole = clustered(10)
+    assert Vectors([whole[:4], whole[4:]]).take(np.array([[-1, 3]]))[0, 1].tolist() == whole[3].tolist()
 
 
 def test_a_structure_that_takes_no_selector_is_scanned(monkeypatch):
