@@ -67,9 +67,10 @@ def test_ablations(data_dir, tmp_path):
     assert all(0 < row["dev"][0] < 100 and 0 < row["test"][0] < 100 for row in kept[study].values())
 
 
-@pytest.mark.quality
-def test_verdict(data_dir, tmp_path):
+def test_verdict(data_dir, tmp_path, tiny_model):
+    tiny_model.save_pretrained(str(tmp_path / "tiny"))
     arguments = ["--settings", "1", "--seeds", "1", "--domains", "aeronautics", "--texts", "200"]
+    arguments += ["--models", str(tmp_path / "tiny")]
     result = run(data_dir, tmp_path, "verdict.py", *arguments)["result"]
     (row,) = result["runs"]
     assert row["evidence"]["structure"] == "title and body" and abs(row["truth"]) < 2  # a rate of 1e-6
