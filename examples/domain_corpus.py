@@ -10,10 +10,8 @@ from __future__ import annotations
 import argparse
 
 from sentence_transformers import SentenceTransformer
-from sentencex import segment
 
-from sentence_transformers_mirror import embedded_model_path, load_corpus, mirror_tune
-from sentence_transformers_mirror.ranking import reciprocal_ranks
+from sentence_transformers_mirror import compare, embedded_model_path, load_corpus, mirror_tune
 
 
 def main() -> None:
@@ -28,20 +26,13 @@ def main() -> None:
     sentences, report = load_corpus(split["train"], split_sentences=True)
     print(f"{len(split['train'])} documents to tune on: {report.kept} sentences; left out: {report.dropped or 'none'}")
 
-    held_out = [list(segment("en", text)) for text in split["test"]["text"]]
-    pairs = [(first, " ".join(rest)) for first, *rest in held_out if rest]
-    if not pairs:
-        raise SystemExit("The held-out documents are of one sentence each: there is no structure to ask.")
-
-    def mean_reciprocal_rank(model: SentenceTransformer) -> float:
-        first, rest = (model.encode(list(texts)) for texts in zip(*pairs, strict=True))
-        return float(reciprocal_ranks(first, rest).mean())
-
-    model = SentenceTransformer(args.model)
-    before = mean_reciprocal_rank(model)
+    before, model = SentenceTransformer(args.model), SentenceTransformer(args.model)
     mirror_tune(model, sentences, output_dir=args.output)
-    after = mean_reciprocal_rank(model)
-    print(f"mean reciprocal rank on {len(pairs)} held-out documents: {before:.3f}, tuned {after:.3f}")
+    found = compare(before, model, split["test"]["text"])
+    print(
+        f"{found.verdict}: mean reciprocal rank {found.difference:+.3f} (95% interval {found.low:+.3f} to "
+        f"{found.high:+.3f}) on {found.documents} held-out documents"
+    )
 
 
 if __name__ == "__main__":

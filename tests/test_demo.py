@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 
 import pytest
@@ -40,39 +39,32 @@ def test_only_this_machine_may_ask(address):
         assert client.connect_ex((other, port)) != 0
 
 
-def test_search_filter_and_neighbours_in_a_browser(address):
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("needs chromium on the path")
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        page = chromium.new_page()
-        page.goto(address)
+def test_search_filter_and_neighbours_in_a_browser(address, browser):
+    page = browser.new_page()
+    page.goto(address)
 
-        def shown(text):  # by what is seen: how gradio builds a table changes with its releases
-            return page.locator("#hits").get_by_text(text).locator("visible=true").first
+    def shown(text):  # by what is seen: how gradio builds a table changes with its releases
+        return page.locator("#hits").get_by_text(text).locator("visible=true").first
 
-        page.fill("#query textarea, #query input", "open the file")
-        page.click("#search")
-        shown("open the file").wait_for()
-        table = page.inner_text("#hits")
-        assert "1.000" in table and "████" in table and all(text in table for text in TEXTS)
-        assert page.title() != "owned" and page.query_selector("#hits script, #hits img") is None
-        page.fill("#where textarea, #where input", '{"kind": "<b>markup</b>"}')
-        page.click("#search")
-        page.wait_for_function("!document.querySelector('#hits').innerText.includes('open the file')")
-        page.fill("#where textarea, #where input", "")
-        shown("onerror").click()
-        page.wait_for_function("document.querySelector('#query textarea, #query input').value.includes('onerror')")
-        shown("write the list").wait_for()
-        page.fill("#where textarea, #where input", "kind")
-        page.click("#search")
-        page.wait_for_function(
-            "document.querySelector('#told textarea, #told input').value.includes('A filter is a JSON object')"
-        )
-        assert page.title() != "owned"
-        chromium.close()
+    page.fill("#query textarea, #query input", "open the file")
+    page.click("#search")
+    shown("open the file").wait_for()
+    table = page.inner_text("#hits")
+    assert "1.000" in table and "████" in table and all(text in table for text in TEXTS)
+    assert page.title() != "owned" and page.query_selector("#hits script, #hits img") is None
+    page.fill("#where textarea, #where input", '{"kind": "<b>markup</b>"}')
+    page.click("#search")
+    page.wait_for_function("!document.querySelector('#hits').innerText.includes('open the file')")
+    page.fill("#where textarea, #where input", "")
+    shown("onerror").click()
+    page.wait_for_function("document.querySelector('#query textarea, #query input').value.includes('onerror')")
+    shown("write the list").wait_for()
+    page.fill("#where textarea, #where input", "kind")
+    page.click("#search")
+    page.wait_for_function(
+        "document.querySelector('#told textarea, #told input').value.includes('A filter is a JSON object')"
+    )
+    assert page.title() != "owned"
 
 
 @pytest.mark.parametrize("text", ["kind", "[1]", "{", "7"])

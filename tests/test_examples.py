@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,8 @@ def test_own_trainer(tmp_path, text_file, tiny, loop):
 
 def test_domain_corpus(tmp_path, texts, tiny):
     path = tmp_path / "documents.txt"
-    path.write_text("\n".join(f"{first} {second}" for first in texts[:6] for second in texts[6:]), encoding="utf-8")
+    documents = [f"In case {n}: {a} So it was {n}: {b}" for n, (a, b) in enumerate(product(texts, texts + texts))]
+    path.write_text("\n".join(documents), encoding="utf-8")
     assert "held-out documents" in run(tmp_path, EXAMPLES / "domain_corpus.py", path, "out", *tiny)
     assert (tmp_path / "out" / "modules.json").exists()
 

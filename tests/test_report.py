@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
 from sentence_transformers import SentenceTransformer
@@ -48,22 +47,15 @@ def test_all_texts_are_escaped(tiny_model, tmp_path):
     assert "no evidence" in content and "The loss while tuning" not in content
 
 
-def test_in_a_browser(page):
-    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("needs chromium on the path")
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-        view = chromium.new_page()
-        told, asked = [], []
-        view.on("console", lambda message: told.append(message.text))
-        view.on("request", lambda request: asked.append(request.url))
-        view.goto(page[0].as_uri())
-        assert view.title() == "Did tuning help?" and not told
-        assert [url for url in asked if not url.startswith("data:")] == [page[0].as_uri()]
-        assert view.eval_on_selector_all("img", "all => all.every(one => one.naturalWidth > 100)")
-        chromium.close()
+def test_in_a_browser(page, browser):
+    view = browser.new_page()
+    told, asked = [], []
+    view.on("console", lambda message: told.append(message.text))
+    view.on("request", lambda request: asked.append(request.url))
+    view.goto(page[0].as_uri())
+    assert view.title() == "Did tuning help?" and not told
+    assert [url for url in asked if not url.startswith("data:")] == [page[0].as_uri()]
+    assert view.eval_on_selector_all("img", "all => all.every(one => one.naturalWidth > 100)")
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
@@ -19,6 +20,7 @@ from common import RESULTS, add_data, keep, paper_sentences, paper_words, table 
 from common import parser as plain_parser  # noqa: E402
 
 from sentence_transformers_mirror import embedded_model_path, mirror_tune  # noqa: E402
+from sentence_transformers_mirror.evaluation import labelled_sets  # noqa: E402
 
 
 def parser(description: str, pooling: str = "mean") -> argparse.ArgumentParser:
@@ -50,6 +52,15 @@ def tuned(args: argparse.Namespace, texts: list[str], recipe: str, seed: int, **
     options = {"max_texts": args.max_texts, "learning_rate": rate(args), "guard": False, **overrides}
     mirror_tune(model, texts, recipe, seed=seed, **options)
     return model
+
+
+def words(args: argparse.Namespace) -> Callable[[SentenceTransformer], float]:
+    """Spearman x 100 of a model on the English pairs of Multi-SimLex."""
+    name = "Multi-SimLex ENG"
+    (found,) = (one for one in labelled_sets(args.data, "words") if one.name == name)
+    if found.evaluator is None:
+        raise SystemExit(f"Multi-SimLex is not in {args.data}.")
+    return lambda model: 100 * found.evaluator(model)[f"{name}_spearman_cosine"]
 
 
 def line(what: str, paper: float | None, ours: list[float] | float | None) -> dict[str, object]:

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from shared import line, load, paper_words, parser, report, tuned
-
-from sentence_transformers_mirror.evaluation import labelled_sets
+from shared import line, load, paper_words, parser, report, tuned, words
 
 PAPER = {"cls": 10.5, "mean": 26.7, "after": 55.6}
 
 
 def main() -> None:
     args = parser(__doc__, pooling="cls").parse_args()
-    (words,) = (one for one in labelled_sets(args.data, "words") if one.name == "Multi-SimLex ENG")
-    if words.evaluator is None:
-        raise SystemExit(f"Multi-SimLex is not in {args.data}.")
-
-    def score(model) -> float:
-        return 100 * words.evaluator(model)["Multi-SimLex ENG_spearman_cosine"]
-
+    score = words(args)
     after = [score(tuned(args, paper_words(args.data), "word", seed)) for seed in args.seeds]
     lines = [line(f"before, {pooling}", PAPER[pooling], score(load(args, pooling))) for pooling in ("cls", "mean")]
     lines.append(line(f"after, {args.pooling}", PAPER["after"], after))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import random
 import string
 
-from shared import line, load, paper_words, parser, report, tuned
-
-from sentence_transformers_mirror.evaluation import labelled_sets
+from shared import line, load, paper_words, parser, report, tuned, words
 
 PAPER = {"before": 26.7, "words": 55.6, "random": 39.3}  # mean pooling before, as the best of the two
 
@@ -19,13 +17,7 @@ def random_strings(count: int, seed: int) -> list[str]:
 
 def main() -> None:
     args = parser(__doc__, pooling="cls").parse_args()
-    (words,) = (one for one in labelled_sets(args.data, "words") if one.name == "Multi-SimLex ENG")
-    if words.evaluator is None:
-        raise SystemExit(f"Multi-SimLex is not in {args.data}.")
-
-    def score(model) -> float:
-        return 100 * words.evaluator(model)["Multi-SimLex ENG_spearman_cosine"]
-
+    score = words(args)
     on_words = [score(tuned(args, paper_words(args.data), "word", seed)) for seed in args.seeds]
     on_noise = [score(tuned(args, random_strings(args.max_texts, seed), "word", seed)) for seed in args.seeds]
     lines = [
