@@ -94,6 +94,10 @@ def ablations(result: dict) -> str:
         if title == "the recipe":
             continue
         recipe = result[f"{kind}: the recipe"]["the recipe"]
+        # What is not measured with all seeds yet is left out.
+        variants = {name: row for name, row in variants.items() if len(row["dev"]) == len(recipe["dev"])}
+        if not variants:
+            continue
         rows = [
             {
                 title: name,
