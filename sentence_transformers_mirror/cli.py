@@ -294,11 +294,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from sentence_transformers_mirror.environment import environment
-    from sentence_transformers_mirror.evaluation import evaluate, labelled_sets
-    from sentence_transformers_mirror.models import load_model
+    from sentence_transformers_mirror.evaluation import evaluate
 
-    labelled_sets(args.data, args.suite)  # complains about the data before a model is loaded
-    scores = evaluate(load_model(args.model), args.data, args.suite)
+    scores = evaluate(args.model, args.data, args.suite)
     kept = {
         "environment": environment(),
         "model": args.model,
@@ -322,8 +320,7 @@ def _compare(args: argparse.Namespace) -> int:
     _quiet()
     from pathlib import Path
 
-    from sentence_transformers_mirror.evidence import compare, split_parts
-    from sentence_transformers_mirror.models import load_model
+    from sentence_transformers_mirror.evidence import compare
     from sentence_transformers_mirror.search.entries import columns
 
     if args.title is None:
@@ -333,11 +330,8 @@ def _compare(args: argparse.Namespace) -> int:
     else:
         bodies, titles, _ = columns(Path(args.texts), args.column, args.title)
         texts = [(str(title), body) for title, body in zip(titles or (), bodies, strict=True)]
-    texts = list(texts)
-    split_parts(texts, args.structure, seed=args.seed)  # complains about the texts before a model is loaded
-    models = [load_model(name) for name in (args.before, args.after)]
     if args.output is None:
-        found = compare(*models, texts, structure=args.structure, seed=args.seed)
+        found = compare(args.before, args.after, texts, structure=args.structure, seed=args.seed)
     else:
         from sentence_transformers_mirror.report import write_report
         from sentence_transformers_mirror.tuning import HISTORY
@@ -345,7 +339,8 @@ def _compare(args: argparse.Namespace) -> int:
         history = Path(args.after, HISTORY)
         losses = json.loads(history.read_text(encoding="utf-8"))["losses"] if history.exists() else []
         found = write_report(
-            *models,
+            args.before,
+            args.after,
             texts,
             args.output,
             labels=args.labels,

@@ -19,6 +19,7 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 
 from sentence_transformers_mirror.labels import LINKING_SETS, Linking, Pairs, read_linking, read_pairs
+from sentence_transformers_mirror.models import load_model
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -73,11 +74,13 @@ class Score:
     size: int
 
 
-def evaluate(model: SentenceTransformer, folder: str | Path, suite: str = "all", batch_size: int = 64) -> list[Score]:
+def evaluate(
+    model: SentenceTransformer | str | Path, folder: str | Path, suite: str = "all", batch_size: int = 64
+) -> list[Score]:
     """Score a model on the labelled sets in a folder.
 
     Args:
-        model: Any.
+        model: Any, or its name or path; it is loaded once the sets were found to be whole.
         folder: Of the sets; see `labels` for their formats.
         suite: ``sts``, ``words``, ``linking`` or ``all``.
         batch_size: Texts embedded at a time.
@@ -88,6 +91,7 @@ def evaluate(model: SentenceTransformer, folder: str | Path, suite: str = "all",
 
     Raises:
         FileNotFoundError: If there is no such folder, or none of the sets is in it.
+        OSError: If the model cannot be loaded.
         ValueError: If there is no such suite, a set is damaged, or all vectors of the model are equal.
     """
     scores = []
@@ -97,6 +101,7 @@ def evaluate(model: SentenceTransformer, folder: str | Path, suite: str = "all",
             f"{str(folder)!r} has none of the sets of {suite!r} ({', '.join(one.name for one in sets)}): name the "
             "folder that holds them."
         )
+    model = load_model(model)
     for one in sets:
         found = {} if one.evaluator is None else one.evaluator(model)
         for metric in one.metrics:

@@ -11,11 +11,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from sentence_transformers_mirror import geometry
+from sentence_transformers_mirror.models import load_model
 from sentence_transformers_mirror.ranking import look_alikes, reciprocal_ranks, tfidf_reciprocal_ranks
 
 if TYPE_CHECKING:
@@ -103,8 +105,8 @@ class Evidence:
 
 
 def compare(
-    before: SentenceTransformer,
-    after: SentenceTransformer,
+    before: SentenceTransformer | str | Path,
+    after: SentenceTransformer | str | Path,
     texts: Iterable[str | tuple[str, str]],
     *,
     structure: str = "auto",
@@ -116,7 +118,7 @@ def compare(
     """Say whether one model is better than another on texts without labels.
 
     Args:
-        before: A model.
+        before: A model, or its name or path; it is loaded once the texts were found to be of use.
         after: Another one, or the same after tuning.
         texts: Documents that neither was tuned on: strings, or pairs of title and body.
         structure: As in `split_parts`.
@@ -129,11 +131,13 @@ def compare(
         The verdict with its numbers; the same arguments give the same.
 
     Raises:
+        OSError: If a model cannot be loaded.
         ValueError: If there are fewer than 50 texts, or a model makes vectors that are not numbers.
     """
     parts = split_parts(texts, structure, language=language, max_documents=max_documents, seed=seed)
     rivals = look_alikes(parts.passages)
-    return judge(measure(before, parts, rivals), measure(after, parts, rivals), parts, rivals, least_effect, seed)
+    measured = [measure(load_model(model), parts, rivals) for model in (before, after)]
+    return judge(*measured, parts, rivals, least_effect, seed)
 
 
 def split_parts(

@@ -31,6 +31,7 @@ from sentence_transformers_mirror.evidence import (
     measure,
     split_parts,
 )
+from sentence_transformers_mirror.models import load_model
 from sentence_transformers_mirror.ranking import look_alikes, tfidf_reciprocal_ranks
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ small,.note{color:#57534e}ol{margin:0;padding-left:1.2rem}
 
 
 def write_report(
-    before: SentenceTransformer,
-    after: SentenceTransformer,
+    before: SentenceTransformer | str | Path,
+    after: SentenceTransformer | str | Path,
     texts: Iterable[str | tuple[str, str]],
     output: str | Path,
     *,
@@ -92,9 +93,10 @@ def write_report(
     """
     parts = split_parts(texts, structure, language=language, seed=seed)
     rivals = look_alikes(parts.passages)
-    measured = [measure(model, parts, rivals) for model in (before, after)]
+    models = [load_model(model) for model in (before, after)]
+    measured = [measure(model, parts, rivals) for model in models]
     found = judge(*measured, parts, rivals, seed=seed)
-    scores = [] if labels is None else [evaluate(model, labels) for model in (before, after)]
+    scores = [] if labels is None else [evaluate(model, labels) for model in models]
     figures = {
         "ranks": _ranks(parts, rivals, measured, seed),
         "cosines": _cosines(measured),

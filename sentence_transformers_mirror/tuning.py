@@ -346,8 +346,7 @@ def _trained_in_float32(model: SentenceTransformer) -> Iterator[None]:
 
 
 def _load(model: SentenceTransformer | str | Path) -> SentenceTransformer:
-    if not isinstance(model, SentenceTransformer):
-        model = load_model(model)
+    model = load_model(model)
     if not model.supports("text"):
         modalities = ", ".join(map(str, model.modalities))
         raise ValueError(f"This model reads {modalities} and no text; mirror tuning needs a text encoder.")
