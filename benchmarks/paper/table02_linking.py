@@ -22,7 +22,7 @@ def main() -> None:
     name, linking = next(((name, one) for name, one in found.items() if one is not None), (None, None))
     if linking is None:
         raise SystemExit(f"The NCBI disease corpus and MEDIC are not in {args.data}.")
-    evaluator = LinkingEvaluator(linking, batch_size=256)
+    evaluator = LinkingEvaluator(linking)
     names = sorted(set(linking.names))
 
     def scores(model) -> tuple[float, float]:

@@ -5,21 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sentence_transformers_mirror.embedding import ONE_AT_A_TIME, embed
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-
-# Fast tokenizers raise "Already borrowed" when two threads set their padding at once.
-_ONE_AT_A_TIME = threading.Lock()
-# Tokens embedded in one forward pass: few long texts or many short ones. What a cache holds, or what fills a GPU.
-_TOKENS = {"cpu": 1_024}
-_TOKENS_ELSEWHERE = 16_384
 
 
 class Encoder:
@@ -62,7 +57,7 @@ class Encoder:
             ValueError: If the model was changed since the encoder was made, or a vector is zero or not finite.
         """
         self.verify()
-        with _ONE_AT_A_TIME:
+        with ONE_AT_A_TIME:
             vectors = self.model.encode_query(
                 texts, show_progress_bar=False, convert_to_numpy=True, truncate_dim=self.dimensions
             )
@@ -73,53 +68,24 @@ class Encoder:
     ) -> np.ndarray:
         """Unit vectors of documents, shape (texts, dimension), float32.
 
-        Equal texts are embedded once, and texts of equal length together, so that hardly any padding is computed.
-
         Args:
             texts: A window of a corpus: the larger, the less padding.
-            batch_size: Texts embedded at a time; by default about 1,000 tokens of them, or 16,000 on a GPU.
-            done: Called with the number of texts of each batch.
+            batch_size: As in `embed`.
+            done: As in `embed`.
 
         Raises:
             ValueError: If the model was changed since the encoder was made, or a vector is zero or not finite.
         """
         self.verify()
-        distinct = list(dict.fromkeys(texts))
-        lengths = self._lengths(distinct)
-        order = np.argsort(-lengths, kind="stable")  # longest first: what does not fit memory fails at once
-        budget = _TOKENS.get(self.model.device.type, _TOKENS_ELSEWHERE)
-        vectors = np.empty((len(distinct), 0), np.float32)
-        start = 0
-        while start < len(order):
-            rows = order[start : start + (batch_size or max(1, budget // max(1, int(lengths[order[start]]))))]
-            with _ONE_AT_A_TIME:
-                made = self.model.encode_document(
-                    [distinct[row] for row in rows],
-                    batch_size=len(rows),
-                    show_progress_bar=False,
-                    convert_to_numpy=True,
-                    truncate_dim=self.dimensions,
-                )
-            if not vectors.shape[1]:
-                vectors = np.empty((len(distinct), made.shape[1]), np.float32)
-            vectors[rows] = made
-            start += len(rows)
-            if done is not None:
-                done(len(rows))
-        if done is not None:
-            done(len(texts) - len(distinct))
-        numbers = {text: number for number, text in enumerate(distinct)}
-        return unit(vectors[[numbers[text] for text in texts]], texts)
-
-    def _lengths(self, texts: list[str]) -> np.ndarray:
-        """Tokens of each text as far as the model reads it; or characters, if it has no tokenizer to be asked."""
-        tokenizer, longest = self.model.tokenizer, self.model.max_seq_length
-        if not callable(tokenizer):
-            return np.array([len(text) for text in texts])
-        # Tokenizing twice costs little beside a forward pass, and characters tell the width of a batch badly.
-        with _ONE_AT_A_TIME:
-            tokens = tokenizer(texts, truncation=longest is not None, max_length=longest)["input_ids"]
-        return np.array([len(ids) for ids in tokens])
+        vectors = embed(
+            self.model,
+            texts,
+            encode=self.model.encode_document,
+            batch_size=batch_size,
+            done=done,
+            truncate_dim=self.dimensions,
+        )
+        return unit(vectors, texts)
 
     def verify(self) -> None:
         """Refuse a model that was changed, as tuning does in place; its queries are no match for the old vectors.

@@ -1,0 +1,80 @@
+"""From many texts to vectors with hardly any padding computed, in batches that fit the caches of the machine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+# Fast tokenizers raise "Already borrowed" when two threads set their padding at once.
+ONE_AT_A_TIME = threading.Lock()
+# Tokens embedded in one forward pass: few long texts or many short ones. What a cache holds, or what fills a GPU.
+_TOKENS = {"cpu": 1_024}
+_TOKENS_ELSEWHERE = 16_384
+
+
+def embed(
+    model: SentenceTransformer,
+    texts: Sequence[str],
+    *,
+    encode: Callable[..., np.ndarray] | None = None,
+    batch_size: int | None = None,
+    done: Callable[[int], object] | None = None,
+    **options: object,
+) -> np.ndarray:
+    """What ``model.encode(texts)`` gives, faster: equal texts are embedded once, texts of equal length together.
+
+    Args:
+        model: Any.
+        texts: The more, the less padding.
+        encode: By default ``model.encode``; or its ``encode_query`` or ``encode_document``.
+        batch_size: Texts embedded at a time; by default about 1,000 tokens of them, or 16,000 on a GPU.
+        done: Called with the number of texts of each batch.
+        **options: For ``encode``, such as ``prompt`` or ``truncate_dim``.
+
+    Returns:
+        Float32 or what the model makes, shape (texts, dim), not normalised unless the model does.
+    """
+    encode = encode or model.encode
+    distinct = list(dict.fromkeys(texts))
+    lengths = _lengths(model, distinct)
+    order = np.argsort(-lengths, kind="stable")  # longest first: what does not fit memory fails at once
+    budget = _TOKENS.get(model.device.type, _TOKENS_ELSEWHERE)
+    vectors = np.empty((len(distinct), 0), np.float32)
+    start = 0
+    while start < len(order):
+        rows = order[start : start + (batch_size or max(1, budget // max(1, int(lengths[order[start]]))))]
+        with ONE_AT_A_TIME:
+            made = encode(
+                [distinct[row] for row in rows],
+                batch_size=len(rows),
+                show_progress_bar=False,
+                convert_to_numpy=True,
+                **options,
+            )
+        if not vectors.shape[1]:
+            vectors = np.empty((len(distinct), made.shape[1]), made.dtype)
+        vectors[rows] = made
+        start += len(rows)
+        if done is not None:
+            done(len(rows))
+    if done is not None:
+        done(len(texts) - len(distinct))
+    numbers = {text: number for number, text in enumerate(distinct)}
+    return vectors[[numbers[text] for text in texts]]
+
+
+def _lengths(model: SentenceTransformer, texts: list[str]) -> np.ndarray:
+    """Tokens of each text as far as the model reads it; or characters, if it has no tokenizer to be asked."""
+    tokenizer, longest = model.tokenizer, model.max_seq_length
+    if not texts or not callable(tokenizer):
+        return np.array([len(text) for text in texts])
+    # Tokenizing twice costs little beside a forward pass, and characters tell the width of a batch badly.
+    with ONE_AT_A_TIME:
+        tokens = tokenizer(texts, truncation=longest is not None, max_length=longest)["input_ids"]
+    return np.array([len(ids) for ids in tokens])
