@@ -84,10 +84,10 @@ def ablations(result: dict) -> str:
     parts = [
         "## What each part is worth",
         "",
-        "The embedded model, one change to a recipe at a time: `sentence-small` on the paper's 10,000 sentences and "
-        "`word`, at the same learning rate, on its 10,000 words. Spearman x 100, mean of three seeds, spread (largest "
-        "minus smallest) in brackets. Choices are made on the first column of scores. A change smaller than the "
-        "spreads is none.",
+        "The embedded model, one change to a recipe at a time: `sentence` on the paper's 10,000 sentences and `word` "
+        "on its 10,000 words, both at the learning rate of small models, 1e-4. Spearman x 100, mean of three seeds, "
+        "spread (largest minus smallest) in brackets. Choices are made on the first column of scores. A change "
+        "smaller than the spreads is none.",
     ]
     for study, variants in result.items():
         kind, title = study.split(": ", 1)
@@ -242,8 +242,30 @@ SECTIONS = {
 
 
 def paper(result: dict) -> str:
-    words = f"Model: {result['model']}, {result['pooling']} pooling after tuning, seeds {result['seeds']}."
-    return f"### {result['title']}\n\n{words} {result['words']}\n\n{table(result['lines'])}"
+    lines = [
+        {
+            "": one["what"],
+            "paper, BERT-base": "" if one["paper"] is None else f"{one['paper']:.1f}",
+            "ours": f"{statistics.mean(one['ours']):.1f}" if one["ours"] else "absent",
+            "spread": f"{max(one['ours']) - min(one['ours']):.1f}" if len(one["ours"]) > 1 else "",
+        }
+        for one in result["lines"]
+    ]
+    effects = [
+        {
+            "change": one["change"],
+            "paper": f"{one['paper']:+.1f}",
+            "ours": f"{one['ours']:+.1f}",
+            "reproduces": one["reproduces"],
+        }
+        for one in result["effects"]
+    ]
+    words = (
+        f"Model: {result['model']}, {result['pooling']} pooling after tuning, learning rate "
+        f"{result['learning rate']:g}, at most {result['texts']:,} texts, seeds "
+        f"{', '.join(map(str, result['seeds']))}. {result['words']}"
+    )
+    return "\n".join([f"### {result['title']}", "", words, "", table(lines), *([table(effects)] if effects else [])])
 
 
 def main() -> None:
@@ -263,7 +285,9 @@ def main() -> None:
     if papers:
         parts.append(
             "## The paper's tables and figures\n\nThe paper's numbers are those of BERT-base (110M parameters); ours "
-            "are of the model that is named, so directions and sizes of changes compare, and levels do not.\n"
+            "are of the model that is named, so directions and sizes of changes compare, and levels do not. A change "
+            "reproduces in direction if ours has the paper's sign and is larger than the spread over seeds, and in "
+            "size if it is half to twice as large.\n"
         )
     for path in papers:
         kept = json.loads(path.read_text(encoding="utf-8"))

@@ -24,17 +24,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import MODELS, RESULTS, add_data, keep, model_path, paper_sentences, parser, table
-from scipy.stats import spearmanr
+from common import MODELS, RESULTS, add_data, keep, model_path, paper_sentences, parser, spearman, table
 from sentence_transformers import SentenceTransformer
 from sentencex import segment
 from sklearn.metrics import roc_auc_score
 
 from sentence_transformers_mirror import MirrorLoss, mirror_tune
+from sentence_transformers_mirror.embedding import embed
 from sentence_transformers_mirror.evidence import Evidence, Measurement, Parts, judge, measure, split_parts
 from sentence_transformers_mirror.labels import read_pairs
 from sentence_transformers_mirror.ranking import look_alikes
-from sentence_transformers_mirror.search.encoder import Encoder
 
 LEAST = [0.0, 0.0025, 0.005, 0.01, 0.02, 0.04]  # effects to choose from
 WANTED = 0.95  # precision on the domains that the effect is chosen on
@@ -53,7 +52,7 @@ class Domain:
 
 
 def unit(model: SentenceTransformer, texts: list[str]) -> np.ndarray:
-    return Encoder(model).documents(texts)
+    return embed(model, texts, normalize_embeddings=True)
 
 
 def paragraphs(data: Path) -> list[str]:
@@ -66,13 +65,8 @@ def paragraphs(data: Path) -> list[str]:
 
 def similarity(data: Path) -> Domain:
     """General English: paragraphs of many kinds, judged by STS-B dev."""
-    pairs = read_pairs(data, "STS-B dev")
-
-    def score(model: SentenceTransformer) -> float:
-        a, b = np.split(unit(model, [*pairs.first, *pairs.second]), 2)
-        return 100 * float(spearmanr((a * b).sum(axis=1, dtype=np.float64), pairs.scores).statistic)
-
-    return Domain(paper_sentences(data), paragraphs(data), score)
+    sets = {"STS-B dev": read_pairs(data, "STS-B dev")}
+    return Domain(paper_sentences(data), paragraphs(data), lambda model: spearman(model, sets)["STS-B dev"])
 
 
 def questions(data: Path) -> Domain:

@@ -26,6 +26,7 @@ __all__ = [
     "SentenceTransformerDataCollator",
     "attention_functions",
     "attention_name",
+    "computes_twice",
     "describe_run",
     "encoders",
     "has_native_bf16",
@@ -55,6 +56,11 @@ def attention_name(encoder: PreTrainedModel) -> str:
 def attention_functions(name: str) -> tuple[Callable, Callable]:
     """The attention function of a name and the function that makes its mask."""
     return AttentionInterface()[name], AttentionMaskInterface()[name]
+
+
+def computes_twice(encoder: PreTrainedModel) -> bool:
+    """Whether gradient checkpointing is on; transformers renames the property that tells, and not the attribute."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in encoder.modules())
 
 
 def register_attention(name: str, attention: Callable, mask: Callable) -> None:

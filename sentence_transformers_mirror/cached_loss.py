@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sentence_transformers_mirror import _host
 from sentence_transformers_mirror.dropout import dropout_state
+from sentence_transformers_mirror.fast_dropout import fast_dropout
 from sentence_transformers_mirror.loss import MirrorLoss, nt_xent
 from sentence_transformers_mirror.packing import Packed, pack
 from sentence_transformers_mirror.views import TokenSpanMask
@@ -145,9 +146,10 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
                 "until backward has returned."
             )
         context = None if random_state is None else random_state.context
-        embeddings, context = super().embed_minibatch(
-            sentence_feature, begin, end, with_grad, copy_random_state, context
-        )
+        with fast_dropout(self.model):
+            embeddings, context = super().embed_minibatch(
+                sentence_feature, begin, end, with_grad, copy_random_state, context
+            )
         return embeddings, _Replay(context, state)
 
     def get_config_dict(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import statistics
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -53,9 +54,8 @@ def hold_out(dataset: Dataset, recipe: Recipe, seed: int, language: str = "en") 
     if len(structured) < _STRUCTURED * len(sample):
         return dataset, None
     # A view is read forwards and backwards, which costs three times as much as reading, and there are two of them.
-    budget = (
-        _SHARE_OF_TIME * 6 * recipe.epochs * sum(min(len(text), _CHARACTERS * recipe.max_length) for text in texts)
-    )
+    read = statistics.mean(min(len(texts[row]), _CHARACTERS * recipe.max_length) for row in sample)
+    budget = _SHARE_OF_TIME * 6 * recipe.epochs * read * len(texts)
     chosen = []
     for row in structured[: min(_MOST, int(_SHARE_OF_TEXTS * len(texts)))]:
         budget -= (1 + _EVALUATIONS) * len(texts[row])

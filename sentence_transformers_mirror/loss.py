@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sentence_transformers_mirror import _host
 from sentence_transformers_mirror.dropout import has_dropout
+from sentence_transformers_mirror.fast_dropout import fast_dropout
 from sentence_transformers_mirror.packing import embed_packed
 from sentence_transformers_mirror.views import TokenSpanMask
 
@@ -190,9 +191,9 @@ class MirrorLoss(nn.Module):
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         columns, layout, ids = self._columns(sentence_features)
         groups = self.groups or (6 if layout[0].device.type == "cpu" else 2)
-        return nt_xent(
-            temperature=self.temperature, **self._gathered(embed_packed(self.model, columns, groups, layout), ids)
-        )
+        with fast_dropout(self.model):
+            embeddings = embed_packed(self.model, columns, groups, layout)
+        return nt_xent(temperature=self.temperature, **self._gathered(embeddings, ids))
 
     def _columns(
         self, sentence_features: Iterable[dict[str, Tensor]]

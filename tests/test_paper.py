@@ -74,10 +74,32 @@ def test_every_script_prints_a_table(name, script, folder, tiny_model, tmp_path,
     if name == "table07_views":  # one batch of all texts is enough
         monkeypatch.setattr(module, "UNMASKED", module.replace(module.UNMASKED, batch_size=20))
     module.main()
-    lines = json.loads(output.read_text(encoding="utf-8"))["result"]["lines"]
-    assert len(lines) == capsys.readouterr().out.count("\n") > 1
-    numbers = [line["ours"] for line in lines if line["ours"] != "absent"]
-    assert len(numbers) >= 2 and all(np.isfinite(float(number)) for number in numbers)
+    result = json.loads(output.read_text(encoding="utf-8"))["result"]
+    assert len(result["lines"]) + len(result["effects"]) == capsys.readouterr().out.count("\n") > 1
+    assert bool(result["effects"]) == (name != "figure05_texts")  # of which the paper gives no numbers
+    numbers = [number for line in result["lines"] for number in line["ours"]]
+    assert len(numbers) >= 2 and np.isfinite(numbers).all()
+
+
+def test_what_reproduces(script):
+    shared = script("shared")
+    lines = [
+        shared.line("before", 20.0, 50.0),
+        shared.line("after", 60.0, [59.0, 61.0]),
+        shared.line("twice", 30.0, [69.0, 71.0]),
+        shared.line("noise", 30.0, [49.0, 52.0]),
+        shared.line("harm", 30.0, 45.0),
+        shared.line("unpublished", None, 45.0),
+        shared.line("absent", 30.0, None),
+    ]
+    found = shared.effects(lines, {one["what"]: ("before", one["what"]) for one in lines[1:]})
+    assert {one["change"]: one["reproduces"] for one in found} == {
+        "after": "direction, not size",
+        "twice": "direction and size",
+        "noise": "no effect beyond the spread",
+        "harm": "the opposite",
+    }
+    assert (found[0]["paper"], found[0]["ours"], found[0]["spread"]) == (40, 10, 2)
 
 
 def test_a_rotated_language_is_found(script):

@@ -6,32 +6,25 @@ The paper's curves peak at 10,000 to 20,000 and then fall; their values are only
 
 from __future__ import annotations
 
-from shared import line, load, paper_sentences, paper_words, parser, report, tuned
+from shared import line, load, paper_sentences, paper_words, parser, report, scored, spearman, tuned
 
-from sentence_transformers_mirror.evaluation import labelled_sets
+COUNTS = (500, 1_000, 2_000, 5_000, 10_000)
 
 
 def main() -> None:
     args = parser(__doc__).parse_args()
-    sets = {one.name: one for one in labelled_sets(args.data, "all") if one.name in ("STS12", "Multi-SimLex ENG")}
     lines = []
     for name, texts, recipe in (
         ("STS12", paper_sentences(args.data), "sentence"),
         ("Multi-SimLex ENG", paper_words(args.data), "word"),
     ):
-        if not sets[name].size:
-            lines.append(line(name, None, None))
-            continue
-
-        def score(model, name=name) -> float:
-            return 100 * sets[name].evaluator(model)[f"{name}_spearman_cosine"]
-
-        lines.append(line(f"{name}, before", None, score(load(args))))
-        for count in (500, 1_000, 2_000, 5_000, 10_000):
+        sets = scored(args, [name])
+        lines.append(line(f"{name}, before", None, spearman(load(args), sets)[name]))
+        for count in COUNTS:
             if count <= args.max_texts:
-                scores = [score(tuned(args, texts, recipe, seed, max_texts=count)) for seed in args.seeds]
-                lines.append(line(f"{name}, {count:,} texts", None, scores))
-    report("figure05_texts", "Figure 5: number of texts", args, lines)
+                models = (tuned(args, texts, recipe, seed, max_texts=count) for seed in args.seeds)
+                lines.append(line(f"{name}, {count:,} texts", None, [spearman(one, sets)[name] for one in models]))
+    report("figure05_texts", "Figure 5: number of texts", args, lines, {})
 
 
 if __name__ == "__main__":

@@ -9,18 +9,19 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from common import RESULTS, add_data, keep, paper_sentences, paper_words, table  # noqa: E402, F401
+from common import RESULTS, add_data, keep, paper_sentences, paper_words, spearman, table  # noqa: E402, F401
 from common import parser as plain_parser  # noqa: E402
 
 from sentence_transformers_mirror import embedded_model_path, mirror_tune  # noqa: E402
-from sentence_transformers_mirror.evaluation import labelled_sets  # noqa: E402
+from sentence_transformers_mirror.labels import Pairs, read_pairs  # noqa: E402
 
 
 def parser(description: str, pooling: str = "mean") -> argparse.ArgumentParser:
@@ -54,37 +55,78 @@ def tuned(args: argparse.Namespace, texts: list[str], recipe: str, seed: int, **
     return model
 
 
-def words(args: argparse.Namespace) -> Callable[[SentenceTransformer], float]:
-    """Spearman x 100 of a model on the English pairs of Multi-SimLex."""
-    name = "Multi-SimLex ENG"
-    (found,) = (one for one in labelled_sets(args.data, "words") if one.name == name)
-    if found.evaluator is None:
-        raise SystemExit(f"Multi-SimLex is not in {args.data}.")
-    return lambda model: 100 * found.evaluator(model)[f"{name}_spearman_cosine"]
+def scored(args: argparse.Namespace, names: list[str]) -> dict[str, Pairs]:
+    """Those of the named sets that are in the folder of the data.
+
+    Raises:
+        SystemExit: If none is.
+    """
+    found = {name: read_pairs(args.data, name) for name in names}
+    found = {name: pairs for name, pairs in found.items() if pairs is not None}
+    if not found:
+        raise SystemExit(f"There is none of {', '.join(names)} in {args.data}.")
+    return found
 
 
-def line(what: str, paper: float | None, ours: list[float] | float | None) -> dict[str, object]:
-    """A line of a table; ours is a number or one for each seed, times 100 as in the paper's text."""
-    seeds = [] if ours is None else ours if isinstance(ours, list) else [ours]
-    return {
-        "": what,
-        "paper, BERT-base": "" if paper is None else f"{paper:.1f}",
-        "ours": f"{statistics.mean(seeds):.1f}" if seeds else "absent",
-        "spread": f"{max(seeds) - min(seeds):.1f}" if len(seeds) > 1 else "",
-    }
+def line(what: str, paper: float | None, ours: Sequence[float] | float | None) -> dict[str, object]:
+    """A line of a table; ours is a number, or one for each seed, or None for a set that is absent."""
+    return {"what": what, "paper": paper, "ours": list(np.atleast_1d([] if ours is None else ours).astype(float))}
 
 
-def report(name: str, title: str, args: argparse.Namespace, lines: list[dict[str, object]], words: str = "") -> None:
-    """Print the lines and keep them; render.py puts them into results.md."""
-    for one in lines:
-        print("  ".join(f"{value!s:>16}" if key else f"{value!s:40}" for key, value in one.items()))
-    model = "embedded" if args.model == embedded_model_path() else args.model
+def effects(lines: Sequence[dict], changes: dict[str, tuple[str, str]]) -> list[dict[str, object]]:
+    """How far what a change does is what it did in the paper.
+
+    Args:
+        lines: Of the table.
+        changes: Of each name, the lines before and after; those that one side has no number of are left out.
+
+    Returns:
+        For each change: the paper's, ours (mean over seeds), the spread of ours, and whether it reproduces: in
+        direction if ours has the paper's sign and is larger than the spread, in size if it is half to twice as large.
+    """
+    by_name = {one["what"]: one for one in lines}
+    found = []
+    for name, (start, end) in changes.items():
+        start, end = by_name[start], by_name[end]
+        if None in (start["paper"], end["paper"]) or not start["ours"] or not end["ours"]:
+            continue
+        paper = end["paper"] - start["paper"]
+        ours = statistics.mean(end["ours"]) - statistics.mean(start["ours"])
+        spread = max(max(one["ours"]) - min(one["ours"]) for one in (start, end))
+        if abs(ours) <= spread:
+            verdict = "no effect beyond the spread"
+        elif ours * paper < 0:
+            verdict = "the opposite"
+        else:
+            verdict = "direction and size" if 0.5 <= ours / paper <= 2 else "direction, not size"
+        found.append({"change": name, "paper": paper, "ours": ours, "spread": spread, "reproduces": verdict})
+    return found
+
+
+def report(
+    name: str,
+    title: str,
+    args: argparse.Namespace,
+    lines: list[dict[str, object]],
+    changes: dict[str, tuple[str, str]],
+    words: str = "",
+) -> None:
+    """Print and keep the lines and which effects reproduce; render.py puts them into results.md."""
     kept = {
         "title": title,
-        "model": model,
+        "model": "embedded" if args.model == embedded_model_path() else args.model,
         "pooling": args.pooling,
         "seeds": args.seeds,
+        "texts": args.max_texts,
+        "learning rate": rate(args),
         "lines": lines,
+        "effects": effects(lines, changes),
         "words": words,
     }
+    for one in lines:
+        paper = "" if one["paper"] is None else f"{one['paper']:.1f}"
+        ours = f"{statistics.mean(one['ours']):.1f}" if one["ours"] else "absent"
+        print(f"{one['what']:50}{paper:>10}{ours:>10}")
+    for one in kept["effects"]:
+        print(f"{one['change']:50}{one['paper']:>+10.1f}{one['ours']:>+10.1f}  {one['reproduces']}")
     keep(name, kept, args.output or RESULTS / "paper" / f"{name}.json")

@@ -38,7 +38,8 @@ def main() -> None:
     for place, k in enumerate((1, 5)):
         lines.append(line(f"before, accuracy@{k}", PAPER["before"][place], before[place]))
         lines.append(line(f"after, accuracy@{k}", PAPER["after"][place], [one[place] for one in after]))
-    report("table02_linking", f"Table 2: linking, {name}", args, lines)
+    changes = {f"tuning, accuracy@{k}": (f"before, accuracy@{k}", f"after, accuracy@{k}") for k in (1, 5)}
+    report("table02_linking", f"Table 2: linking, {name}", args, lines, changes)
 
 
 if __name__ == "__main__":

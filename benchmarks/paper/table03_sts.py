@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from shared import line, load, paper_sentences, parser, report, tuned
+from shared import line, load, paper_sentences, parser, report, scored, spearman, tuned
 
-from sentence_transformers_mirror.evaluation import SEVEN, labelled_sets
+from sentence_transformers_mirror.evaluation import SEVEN
 
 PAPER = {  # CLS, mean over text and padding, tuned
     "STS12": (21.5, 31.4, 67.0),
@@ -19,22 +19,16 @@ PAPER = {  # CLS, mean over text and padding, tuned
 
 def main() -> None:
     args = parser(__doc__).parse_args()
-    sets = [one for one in labelled_sets(args.data, "sts", batch_size=128) if one.name in SEVEN]
-
-    def scores(model) -> dict[str, float | None]:
-        return {
-            one.name: None if one.evaluator is None else 100 * one.evaluator(model)[f"{one.name}_spearman_cosine"]
-            for one in sets
-        }
-
-    before = [scores(load(args, pooling)) for pooling in ("cls", "mean")]
-    after = [scores(tuned(args, paper_sentences(args.data), "sentence", seed)) for seed in args.seeds]
-    lines = []
+    sets = scored(args, SEVEN)
+    before = {pooling: spearman(load(args, pooling), sets) for pooling in ("cls", "mean")}
+    after = [spearman(tuned(args, paper_sentences(args.data), "sentence", seed), sets) for seed in args.seeds]
+    lines, changes = [], {}
     for name, (cls, mean, mirror) in PAPER.items():
-        lines.append(line(f"{name}, before, CLS", cls, before[0][name]))
-        lines.append(line(f"{name}, before, mean", mean, before[1][name]))
-        lines.append(line(f"{name}, after", mirror, None if before[0][name] is None else [one[name] for one in after]))
-    report("table03_sts", "Table 3: similarity of sentences", args, lines)
+        lines.append(line(f"{name}, before, CLS", cls, before["cls"].get(name)))
+        lines.append(line(f"{name}, before, mean", mean, before["mean"].get(name)))
+        lines.append(line(f"{name}, after", mirror, [one[name] for one in after] if name in sets else None))
+        changes[f"{name}, tuning, from mean"] = f"{name}, before, mean", f"{name}, after"
+    report("table03_sts", "Table 3: similarity of sentences", args, lines, changes)
 
 
 if __name__ == "__main__":

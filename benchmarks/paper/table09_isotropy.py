@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shared import line, load, paper_sentences, paper_words, parser, report, tuned
 
+from sentence_transformers_mirror.embedding import embed
 from sentence_transformers_mirror.geometry import isotropy, mean_vector_norm
 
 # Isotropy score x 100, norm of the mean vector: CLS, mean, tuned.
@@ -15,7 +16,7 @@ PAPER = {
 
 def main() -> None:
     args = parser(__doc__).parse_args()
-    lines = []
+    lines, changes = [], {}
     for kind, texts, recipe in (
         ("words", paper_words(args.data), "word"),
         ("sentences", paper_sentences(args.data), "sentence"),
@@ -23,7 +24,7 @@ def main() -> None:
         texts = list(dict.fromkeys(texts))[: args.max_texts]
 
         def numbers(model, texts=texts) -> tuple[float, float]:
-            vectors = model.encode(texts, batch_size=128, show_progress_bar=False)
+            vectors = embed(model, texts)
             return 100 * isotropy(vectors), mean_vector_norm(vectors)
 
         before = [numbers(load(args, pooling)) for pooling in ("cls", "mean")]
@@ -33,7 +34,8 @@ def main() -> None:
             lines.append(line(f"{kind}, before, CLS: {what}", cls, before[0][place]))
             lines.append(line(f"{kind}, before, mean: {what}", mean, before[1][place]))
             lines.append(line(f"{kind}, after: {what}", mirror, [one[place] for one in after]))
-    report("table09_isotropy", "Table 9: where vectors lie", args, lines)
+            changes[f"{kind}, tuning, from mean: {what}"] = f"{kind}, before, mean: {what}", f"{kind}, after: {what}"
+    report("table09_isotropy", "Table 9: where vectors lie", args, lines, changes)
 
 
 if __name__ == "__main__":
