@@ -240,7 +240,7 @@ def _guarded(result: TuningResult) -> str:
     kept = f"the weights of step {result.kept_step} are kept" if result.kept_step else "the original weights are back"
     return (
         f"{found.verdict} on {found.documents} texts set aside: mean reciprocal rank {found.difference:+.3f} "
-        f"({found.low:+.3f} to {found.high:+.3f}); {kept}"
+        f"({found.low:+.3f} to {found.high:+.3f}); {kept}; measuring took {result.guard_seconds:.0f} s"
     )
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 import random
 import statistics
+import time
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,7 @@ class Guard(TrainerCallback):
         self.rivals = look_alikes(parts.passages)
         self.before: Measurement
         self.best: tuple[Measurement, int, dict[str, torch.Tensor]] | None = None
+        self.seconds = 0.0  # that measuring took
         self._steps: set[int] = set()
         self._measured = 0
 
@@ -137,9 +139,11 @@ class Guard(TrainerCallback):
             self.best = measurement, step, weights
 
     def _measure(self) -> Measurement:
+        start = time.perf_counter()
         modes = [(module, module.training) for module in self.model.modules()]
         with self.autocast():
             measurement = measure(self.model, self.parts, self.rivals, prompt=self.prompt)
         for module, mode in modes:  # encode leaves the model in evaluation mode
             module.training = mode
+        self.seconds += time.perf_counter() - start
         return measurement

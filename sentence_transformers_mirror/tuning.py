@@ -45,7 +45,8 @@ class TuningResult:
 
     Attributes:
         steps: Optimiser steps taken.
-        seconds: Wall-clock time of the training loop.
+        seconds: Wall-clock time of the training loop, with what the guard measures.
+        guard_seconds: What of it the guard took.
         losses: Loss of each step.
         texts: Number of texts tuned on.
         dropped: Number of texts left out, by reason.
@@ -62,6 +63,7 @@ class TuningResult:
 
     steps: int
     seconds: float
+    guard_seconds: float
     losses: list[float]
     texts: int
     dropped: dict[str, int]
@@ -191,6 +193,7 @@ def mirror_tune(
     result = TuningResult(
         steps=trainer.state.global_step,
         seconds=seconds,
+        guard_seconds=0.0 if watch is None else watch.seconds,
         losses=losses,
         texts=len(dataset),
         dropped=report.dropped,

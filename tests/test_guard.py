@@ -76,6 +76,7 @@ def test_the_best_step_is_kept(tiny_model, monkeypatch):
     result = mirror_tune(tiny_model, DOCUMENTS, **SHORT)
     assert not left and [step for step, _ in seen] == [1, 2, 3]
     assert (result.kept_step, result.steps, result.evidence.verdict) == (1, 3, "better")
+    assert 0 < result.guard_seconds < result.seconds
     assert equal(weights(tiny_model), seen[0][1]) and not equal(seen[0][1], seen[2][1])
 
 
@@ -114,7 +115,8 @@ def test_a_run_with_a_guard_is_reproducible(make_model):
 
 
 def test_when_there_is_a_guard(tiny_model):
-    assert mirror_tune(tiny_model, SINGLE, batch_size=300).evidence is None
+    without = mirror_tune(tiny_model, SINGLE, batch_size=300)
+    assert (without.evidence, without.guard_seconds) == (None, 0)
     assert mirror_tune(tiny_model, DOCUMENTS, batch_size=300, max_length=12, guard=False).texts == 600
     with pytest.raises(ValueError, match="The guard needs 500 texts or more"):
         mirror_tune(tiny_model, SINGLE, guard=True)

@@ -1,0 +1,124 @@
+"""Does the cost of everything grow with the work and nothing else? Time and peak memory by size.
+
+Every point is a process of its own, so that its peak of memory is its own. The model is small and random (one layer of
+width 64), so that what is not the model shows; texts are made up, of the length of the paper's sentences, and are read
+from a file. The exponent is the slope between the two largest sizes on logarithmic axes: 1 is in proportion. Memory is
+counted from where it was after the imports and the model.
+
+- ``tune``: `mirror_tune` from a file, one epoch, batches of 200.
+- ``batch``: one step of `CachedMirrorLoss`; its similarities are the square of the batch.
+- ``index``: `SearchIndex.build` from a file, exact.
+- ``search``: one query of that index.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from common import keep, parser
+from tuning_speed import random_model
+
+from sentence_transformers_mirror import CachedMirrorLoss, SearchIndex, mirror_tune
+
+SHAPE = "1x64"
+SIZES = {
+    "tune": [1_000, 10_000, 100_000, 1_000_000],
+    "batch": [64, 1_024, 8_192, 65_536],
+    "index": [1_000, 10_000, 100_000, 1_000_000],
+    "search": [1_000, 10_000, 100_000, 1_000_000],
+}
+QUERIES = 200
+
+
+def sentences(count: int, seed: int = 0) -> Iterator[str]:
+    """Distinct texts of 4 to 16 words, 10 on average."""
+    draw = random.Random(seed)
+    words = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(2, 8))) for _ in range(5_000)]
+    for number in range(count):
+        yield f"{' '.join(draw.choices(words, k=draw.randint(3, 15)))} {number}"
+
+
+def peak() -> float:
+    """Of this process, in MB; Linux counts kilobytes, macOS bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e3 if sys.platform == "linux" else 1e6)
+
+
+def point(what: str, size: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        model = random_model(f"{folder}/model", SHAPE, "cpu")
+        file = Path(folder, "texts.txt")
+        with file.open("w", encoding="utf-8") as lines:
+            lines.writelines(f"{text}\n" for text in sentences(size))
+        before = peak()
+        if what == "tune":
+            seconds = mirror_tune(model, file, max_texts=size, guard=False).seconds
+        elif what == "batch":
+            loss = CachedMirrorLoss(model.train(), mini_batch_size=64)
+            features = model.preprocess(list(sentences(size)))
+            start = time.perf_counter()
+            loss([features]).backward()
+            seconds = time.perf_counter() - start
+        else:
+            start = time.perf_counter()
+            index = SearchIndex.build(model, file, kind="flat", path=f"{folder}/index")
+            seconds = time.perf_counter() - start
+            if what == "search":
+                times = []
+                for query in sentences(QUERIES, seed=1):
+                    vector = model.encode(query, normalize_embeddings=True)
+                    start = time.perf_counter()
+                    [hit.text for hit in index.search(vector)]
+                    times.append(time.perf_counter() - start)
+                seconds = statistics.median(times)
+        return {
+            "size": size,
+            "seconds": seconds,
+            "peak, MB": peak() - before,
+            "texts on disk, MB": file.stat().st_size / 1e6,
+        }
+
+
+def exponents(points: list[dict[str, float]]) -> dict[str, float]:
+    """Slopes of time and memory between the two largest sizes."""
+    if len(points) < 2:
+        return {}
+    small, large = points[-2:]
+    growth = math.log(large["size"] / small["size"])
+    return {key: math.log(max(large[key], 1e-9) / max(small[key], 1e-9)) / growth for key in ("seconds", "peak, MB")}
+
+
+def main() -> None:
+    args = parser(__doc__)
+    args.add_argument("--what", nargs="+", default=list(SIZES), choices=list(SIZES))
+    args.add_argument("--largest", type=int, help="leave larger sizes out, for a quick look")
+    args.add_argument("--one", nargs=2, metavar=("WHAT", "SIZE"), help="one point in this process, printed only")
+    args = args.parse_args()
+    if args.one:
+        print(json.dumps(point(args.one[0], int(args.one[1]))))
+        return
+    result = {}
+    for what in args.what:
+        points = []
+        for size in SIZES[what]:
+            if args.largest is None or size <= args.largest:
+                command = [sys.executable, __file__, "--one", what, str(size)]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                points.append(json.loads(done.stdout.splitlines()[-1]))
+                print(what, points[-1], flush=True)
+        result[what] = {"points": points, "exponents": exponents(points)}
+    keep("scaling", {"threads": torch.get_num_threads(), **result}, args.output)
+
+
+if __name__ == "__main__":
+    main()
