@@ -268,6 +268,26 @@ def paper(result: dict) -> str:
     return "\n".join([f"### {result['title']}", "", words, "", table(lines), *([table(effects)] if effects else [])])
 
 
+def gpu(kept: dict | None) -> str:
+    head = "# On a GPU\n\nWritten by `python benchmarks/render.py` from `benchmarks/results/gpu.json`.\n"
+    if kept is None:
+        return f"{head}\nNot measured yet: `python benchmarks/gpu.py --data DATA` on a machine with a GPU.\n"
+    result = kept["result"]
+    rates = result["embedding, texts a second"]
+    return "\n".join(
+        [
+            head,
+            source(kept["environment"]),
+            f"A model of {result['shape']} (layers x width) with random weights, {result['precision']}.\n",
+            f"## One epoch\n\n{result['texts']:,} sentences in {result['steps']} steps, strings to updated weights, "
+            f"after a warm-up step; medians.\n\n{table(result['epoch'])}",
+            f"## Large batches\n\nOne step of `CachedMirrorLoss`.\n\n{table(result['large batch'])}",
+            f"## Embedding\n\n{rates['ours']:,} texts a second, beside {rates['host']:,} of the host's `encode` with "
+            f"its defaults: {rates['ours'] / rates['host']:.2f} times as many.\n",
+        ]
+    )
+
+
 def main() -> None:
     args = argparse.ArgumentParser(description=__doc__)
     args.add_argument("--plots", action="store_true", help="draw the pictures, too; needs matplotlib")
@@ -293,6 +313,9 @@ def main() -> None:
         kept = json.loads(path.read_text(encoding="utf-8"))
         parts.append(paper(kept["result"]) + "\n" + source(kept["environment"]))
     Path(RESULTS.parent, "results.md").write_text("\n".join(parts), encoding="utf-8")
+    path = RESULTS / "gpu.json"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    Path(RESULTS.parent, "gpu.md").write_text(gpu(kept), encoding="utf-8")
 
 
 if __name__ == "__main__":

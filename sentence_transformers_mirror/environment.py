@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ["sentence-transformers-mirror", "sentence-transformers", "transformers", "torch", "datasets", "faiss-cpu"]
@@ -26,8 +26,15 @@ def environment() -> dict[str, str]:
         "cpu": f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
+        **{name: _version(name) for name in PACKAGES},
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a checkout, or on a machine that has only what training needs
+        return "not installed"
 
 
 def _public(arguments: list[str]) -> list[str]:

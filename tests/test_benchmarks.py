@@ -42,6 +42,34 @@ def test_search(data_dir, tmp_path):
     assert result["encode"]["ratio"] > 0
 
 
+def test_gpu(data_dir, tmp_path, monkeypatch):
+    arguments = ["--shape", "1x64", "--texts", "40", "--batch-size", "16", "--large", "8", "24", "--rounds", "1"]
+    kept = run(data_dir, tmp_path, "gpu.py", *arguments, "--device", "cpu", "--mini-batch-size", "8")
+    result = kept["result"]
+    assert [row["contestant"] for row in result["epoch"]] == ["ours", "host", "paper"] and result["steps"] == 2
+    assert all(row["seconds"] > 0 for row in result["epoch"])
+    assert [row["texts in the batch"] for row in result["large batch"]] == [8, 24]
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import render
+
+    page = render.gpu(kept)
+    assert "One epoch" in page and "| ours |" in page
+    assert "Not measured yet" in render.gpu(None)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak memory of a process")
+def test_scaling(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import scaling
+
+    for what in scaling.SIZES:
+        point = scaling.point(what, 64)
+        assert point["seconds"] > 0 and point["peak, MB"] >= 0 and point["texts on disk, MB"] > 0
+    found = scaling.exponents([{"size": n, "seconds": n**2 / 1e6, "peak, MB": 5} for n in (1, 10, 100)])
+    assert found == pytest.approx({"seconds": 2, "peak, MB": 0})
+    assert len(set(scaling.sentences(3_000))) == 3_000
+
+
 @pytest.mark.quality
 def test_sts(data_dir, tmp_path):
     arguments = ["--split", "dev", "--seeds", "1", "--max-texts", "600", "--learning-rates", "3e-4", "--pairs", "200"]
