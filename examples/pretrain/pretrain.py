@@ -1,0 +1,248 @@
+"""Train a tokenizer and a small masked language model from plain text, in a given time.
+
+    python pretrain.py --text corpus.txt --output model --minutes 14
+
+One GPU or, slowly, a CPU; PyTorch 2.9 or newer. The learning rate follows the clock: it rises for 3% of the time,
+stays, and falls from 55% on, so that the last step has the smallest rate whenever the time is up. Started again with
+the same output, it goes on where it was. The folder it writes loads with ``SentenceTransformer(folder)``, and
+``mirror_tune`` makes an encoder of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from text import token_stream, train_tokenizer
+from torch import Tensor
+from transformers import AutoTokenizer, ModernBertConfig, ModernBertForMaskedLM, PreTrainedTokenizerFast
+
+WARM_UP, FALL, LAST = 0.03, 0.55, 0.02  # shares of the time, and of the learning rate at its end
+SAVE_EVERY = 60  # seconds
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast, layers: int, width: int, heads: int, inner: int):
+    """Pre-norm with rotary positions and gated units, which learn far faster in a short time than BERT's layers."""
+    config = ModernBertConfig(
+        vocab_size=len(tokenizer),
+        num_hidden_layers=layers,
+        hidden_size=width,
+        num_attention_heads=heads,
+        intermediate_size=inner,
+        max_position_embeddings=512,
+        global_attn_every_n_layers=1,
+        pad_token_id=tokenizer.pad_token_id,
+        cls_token_id=tokenizer.cls_token_id,
+        sep_token_id=tokenizer.sep_token_id,
+        bos_token_id=tokenizer.cls_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+    )
+    config._attn_implementation = "sdpa"
+    return ModernBertForMaskedLM(config)
+
+
+class Blocks:
+    """Rows of running text, [CLS] before and [SEP] after, in a new order and cut at other places in each pass.
+
+    Args:
+        stream: All ids, shape (tokens,).
+        length: Tokens of a row.
+        tokenizer: Whose special tokens are put around.
+        device: Where the stream lies; batches are gathered there.
+    """
+
+    def __init__(self, stream: np.ndarray, length: int, tokenizer: PreTrainedTokenizerFast, device: str) -> None:
+        self.stream = torch.from_numpy(stream.astype(np.int32)).to(device)
+        self.length, self.tokenizer, self.device = length, tokenizer, device
+
+    def passes(self, batch: int, skip: int = 0):
+        """Batches without end, shape (batch, length), int64; the first ``skip`` of them are not made."""
+        inside = self.length - 2
+        rows = (len(self.stream) - inside) // inside
+        if rows < batch:
+            raise ValueError(f"The text has {rows} rows of {self.length} tokens, fewer than one batch of {batch}.")
+        position = torch.arange(inside, device=self.device)
+        number, made = 0, 0
+        while True:
+            draw = torch.Generator().manual_seed(number)  # of each pass, so that a run that goes on sees the same
+            offset = int(torch.randint(inside, (), generator=draw))
+            order = torch.randperm(rows, generator=draw)
+            for begin in range(0, rows - batch + 1, batch):
+                made += 1
+                if made > skip:
+                    starts = (order[begin : begin + batch] * inside + offset).to(self.device)
+                    text = self.stream[starts[:, None] + position].long()
+                    yield F.pad(
+                        F.pad(text, (1, 0), value=self.tokenizer.cls_token_id),
+                        (0, 1),
+                        value=self.tokenizer.sep_token_id,
+                    )
+            number += 1
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Args: ids with some of them hidden, (rows, tokens); which were, (rows, count); and what they are."""
+
+    ids: Tensor
+    places: Tensor
+    labels: Tensor
+
+
+def hide(
+    ids: Tensor, share: float, tokenizer: PreTrainedTokenizerFast, generator: torch.Generator | None = None
+) -> Masked:
+    """Hide a share of each row, never special tokens: 80% become [MASK], 10% another token, 10% stay.
+
+    As many in each row, so that shapes are fixed and a GPU is never asked how many there are.
+    """
+    special = torch.tensor(tokenizer.all_special_ids, device=ids.device)
+    draw = torch.rand(ids.shape, device=ids.device, generator=generator).masked_fill(torch.isin(ids, special), -1)
+    places = draw.topk(max(1, round(share * ids.shape[1])), dim=1).indices
+    labels = ids.gather(1, places)
+    fate = torch.rand(places.shape, device=ids.device, generator=generator)
+    other = torch.randint(len(special), len(tokenizer), places.shape, device=ids.device, generator=generator)
+    new = torch.where(fate < 0.8, tokenizer.mask_token_id, torch.where(fate < 0.9, other, labels))
+    return Masked(ids.scatter(1, places, new), places, labels)
+
+
+def loss_of(model: ModernBertForMaskedLM, masked: Masked) -> Tensor:
+    """Mean cross-entropy of the hidden tokens in nats; only they go through the vocabulary."""
+    hidden = model.model(masked.ids, attention_mask=torch.ones_like(masked.ids)).last_hidden_state
+    hidden = hidden.gather(1, masked.places[..., None].expand(-1, -1, hidden.shape[-1]))
+    logits = model.decoder(model.head(hidden))
+    return F.cross_entropy(logits.flatten(0, 1).float(), masked.labels.flatten())
+
+
+def optimizers(model: ModernBertForMaskedLM, rate: float, fused: bool) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, AdamW for embeddings, norms and biases."""
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
+    others = [p for name, p in model.named_parameters() if p.ndim != 2 or ".layers." not in name]
+    return [
+        torch.optim.Muon(matrices, rate, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, rate, betas=(0.9, 0.98), weight_decay=0.01, fused=fused),
+    ]
+
+
+def share_of_rate(progress: float) -> float:
+    """Of the learning rate, after a share of the time."""
+    fall = (1 - progress) / (1 - FALL)
+    return max(LAST, min(1.0, progress / WARM_UP, fall))
+
+
+def save(model: ModernBertForMaskedLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """In half precision; the config says float32 (else it would be loaded in half, and an update of 2e-5 is lost in
+    that) and dropout 0.1, which makes the two views of a text differ in mirror tuning."""
+    half = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    model.save_pretrained(folder, state_dict=half)
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["dtype"] = "float32"
+    for name in ("attention_dropout", "embedding_dropout", "mlp_dropout"):
+        config[name] = 0.1
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    tokenizer.save_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=Path, required=True, help="a paragraph a line; .xz and .gz are read, too")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=14, help="of training (default: %(default)s)")
+    parser.add_argument("--vocabulary", type=int, default=16_384)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--inner", type=int, default=512, help="width inside of a feed-forward layer")
+    parser.add_argument("--length", type=int, default=128, help="tokens of a row")
+    parser.add_argument("--batch", type=int, help="rows a step (default: 64 on a CPU, 1024 on a GPU)")
+    parser.add_argument("--mask", type=float, default=0.2, help="share of tokens to hide (default: %(default)s)")
+    parser.add_argument("--rate", type=float, default=2e-3, help="learning rate (default: %(default)s)")
+    parser.add_argument("--compile", action="store_true", help="compile the model: slower to start, faster on a GPU")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    batch = args.batch or (1_024 if device == "cuda" else 64)
+    bf16 = device == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16", False)
+    work = args.output / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    if not (work / "tokens.npy").exists():
+        tokenizer = train_tokenizer(args.text, args.vocabulary)
+        tokenizer.save_pretrained(work)
+        np.save(work / "tokens.npy", token_stream(args.text, tokenizer))
+    tokenizer = AutoTokenizer.from_pretrained(work)
+    stream = np.load(work / "tokens.npy")
+    print(f"{len(stream):,} tokens, vocabulary {len(tokenizer):,}, {device}, {'bf16' if bf16 else 'fp32'}", flush=True)
+
+    torch.manual_seed(args.seed)
+    model = new_model(tokenizer, args.layers, args.width, args.heads, args.inner).to(device).train()
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
+    steppers = optimizers(model, args.rate, fused=True)
+    step, before, losses = 0, 0.0, []
+    checkpoint = work / "checkpoint.pt"
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device)
+        model.load_state_dict(state["model"])
+        for stepper, one in zip(steppers, state["optimizers"], strict=True):
+            stepper.load_state_dict(one)
+        step, before, losses = state["step"], state["seconds"], state["losses"]
+        torch.manual_seed(args.seed + step)
+        print(f"goes on at step {step}, {before / 60:.1f} minutes", flush=True)
+
+    def keep(seconds: float) -> None:
+        state = {
+            "model": model.state_dict(),
+            "optimizers": [stepper.state_dict() for stepper in steppers],
+            "step": step,
+            "seconds": seconds,
+            "losses": losses,
+        }
+        torch.save(state, work / "checkpoint.new")
+        (work / "checkpoint.new").replace(checkpoint)  # a crash leaves the old or the new one
+
+    compute = torch.compile(loss_of) if args.compile else loss_of
+    start = kept = time.perf_counter()
+    running: list[Tensor] = []
+    for ids in Blocks(stream, args.length, tokenizer, device).passes(batch, skip=step):
+        seconds = before + time.perf_counter() - start
+        progress = seconds / (60 * args.minutes)
+        if progress >= 1:
+            break
+        for stepper in steppers:
+            for group in stepper.param_groups:
+                group["lr"] = args.rate * share_of_rate(progress)
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            loss = compute(model, hide(ids, args.mask, tokenizer))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for stepper in steppers:
+            stepper.step()
+            stepper.zero_grad()
+        step += 1
+        running.append(loss.detach())
+        if step % 50 == 0:  # reading a loss waits for the GPU
+            mean = torch.stack(running).mean().item()
+            running.clear()
+            if not math.isfinite(mean):
+                raise FloatingPointError(f"The loss is not a number at step {step}; lower --rate.")
+            losses.append((step, round(seconds, 1), round(mean, 4)))
+            print(f"step {step:6}  {seconds / 60:6.2f} min  loss {mean:.3f}", flush=True)
+            if time.perf_counter() - kept > SAVE_EVERY:
+                kept = time.perf_counter()
+                keep(seconds)
+    keep(before + time.perf_counter() - start)
+    save(model, tokenizer, args.output)
+    run = {**{key: str(value) for key, value in vars(args).items()}, "batch": batch, "steps": step, "losses": losses}
+    (args.output / "pretrain.json").write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+    print(f"{step} steps; written to {args.output}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Plain text in, a tokenizer and a stream of token ids out."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+_OPEN = {".xz": lzma.open, ".gz": gzip.open}
+
+
+def paragraphs(path: Path) -> Iterator[str]:
+    """The lines of a text file that are not blank, also compressed with xz or gzip."""
+    with _OPEN.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
+        for line in file:
+            if line := line.strip():
+                yield line
+
+
+def train_tokenizer(path: Path, size: int) -> PreTrainedTokenizerFast:
+    """An uncased WordPiece tokenizer of a given vocabulary."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL["unk"], max_input_chars_per_word=60))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    # Rare characters of other scripts are not worth a place in a small vocabulary.
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size, special_tokens=list(SPECIAL.values()), limit_alphabet=400, show_progress=False
+    )
+    tokenizer.train_from_iterator(paragraphs(path), trainer)
+    ids = [(token, tokenizer.token_to_id(token)) for token in (SPECIAL["cls"], SPECIAL["sep"])]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=ids
+    )
+    names = {f"{name}_token": token for name, token in SPECIAL.items()}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, **names)
+
+
+def token_stream(path: Path, tokenizer: PreTrainedTokenizerFast, batch: int = 4_096) -> np.ndarray:
+    """Ids of all paragraphs, each closed by [SEP], in one row of 16 bits a token."""
+    found, texts = [], []
+
+    def flush() -> None:
+        for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
+            found.append(np.array([*ids, tokenizer.sep_token_id], np.uint16))
+        texts.clear()
+
+    for text in paragraphs(path):
+        texts.append(text)
+        if len(texts) == batch:
+            flush()
+    if texts:
+        flush()
+    return np.concatenate(found)

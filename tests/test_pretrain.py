@@ -1,0 +1,91 @@
+"""The recipe that makes a base model: in seconds, on a few repeated sentences."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "pretrain"
+
+
+@pytest.fixture
+def recipe(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    for name in ("text", "pretrain", "evaluate"):  # other examples may have modules of these names
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import evaluate
+    import pretrain
+
+    return pretrain, evaluate
+
+
+def test_from_text_to_an_encoder(recipe, texts, tmp_path, monkeypatch, capsys):
+    pretrain, evaluate = recipe
+    text = tmp_path / "corpus.txt.gz"
+    with gzip.open(text, "wt", encoding="utf-8") as file:
+        file.write("\n\n".join(texts * 40))
+    arguments = ["--text", text, "--output", tmp_path / "model", "--vocabulary", 400, "--layers", 1, "--width", 32]
+    arguments += ["--heads", 2, "--inner", 32, "--length", 32, "--batch", 16]
+
+    def run(minutes):
+        monkeypatch.setattr(sys, "argv", ["pretrain.py", *map(str, arguments), "--minutes", str(minutes)])
+        pretrain.main()
+        return json.loads((tmp_path / "model" / "pretrain.json").read_text(encoding="utf-8"))
+
+    first = run(0.03)
+    assert first["steps"] > 0
+    further = run(0.06)
+    assert further["steps"] > first["steps"] and further["losses"][: len(first["losses"])] == first["losses"]
+    assert "goes on at step" in capsys.readouterr().out
+
+    config = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
+    assert config["dtype"] == "float32" and config["attention_dropout"] == config["mlp_dropout"] == 0.1
+    assert {value.dtype for value in load_file(tmp_path / "model" / "model.safetensors").values()} == {torch.float16}
+    model = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert model.encode(texts).shape == (len(texts), 32)
+
+    found = evaluate.nats(str(tmp_path / "model"), text)
+    assert 0 < found["nats a token"] < 6 and found["nats a character"] < found["nats a token"]
+
+
+def test_what_is_hidden(recipe, make_model):
+    pretrain, _ = recipe
+    tokenizer = make_model("bert").tokenizer
+    ids = torch.randint(5, len(tokenizer), (200, 40))
+    ids[:, 0], ids[:, -1], ids[:, 20] = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.sep_token_id
+    masked = pretrain.hide(ids, 0.2, tokenizer)
+    assert masked.places.shape == (200, 8) and torch.equal(ids.gather(1, masked.places), masked.labels)
+    assert not torch.isin(masked.labels, torch.tensor(tokenizer.all_special_ids)).any()
+    changed = masked.ids != ids
+    assert changed.sum(1).le(8).all() and (masked.ids == tokenizer.mask_token_id).float().mean() == pytest.approx(
+        0.16, abs=0.02
+    )
+    assert (masked.ids.gather(1, masked.places) == masked.labels).float().mean() == pytest.approx(0.1, abs=0.03)
+
+
+def test_the_rate_follows_the_clock(recipe):
+    pretrain, _ = recipe
+    shares = [pretrain.share_of_rate(progress) for progress in (0.01, 0.03, 0.3, 0.55, 0.775, 1.0)]
+    assert shares == pytest.approx([1 / 3, 1, 1, 1, 0.5, 0.02])
+
+
+def test_every_pass_sees_all_text_at_other_places(recipe, make_model):
+    pretrain, _ = recipe
+    tokenizer = make_model("bert").tokenizer
+    blocks = pretrain.Blocks(torch.arange(5, 505).numpy().astype("uint16"), 12, tokenizer, "cpu")
+    batches = blocks.passes(7)
+    first = [next(batches) for _ in range(14)]  # two passes of 49 rows
+    assert all(batch.shape == (7, 12) and batch[0, 0] == tokenizer.cls_token_id for batch in first)
+    one, two = torch.cat(first[:7])[:, 1:-1], torch.cat(first[7:])[:, 1:-1]
+    assert len(one.unique()) == 490 == len(two.unique()) and set(one[:, 0].tolist()) != set(two[:, 0].tolist())
+    assert torch.equal(next(blocks.passes(7, skip=9)), first[9])
+    with pytest.raises(ValueError, match="49 rows of 12 tokens, fewer than one batch of 100"):
+        next(blocks.passes(100))
