@@ -268,6 +268,26 @@ def paper(result: dict) -> str:
     return "\n".join([f"### {result['title']}", "", words, "", table(lines), *([table(effects)] if effects else [])])
 
 
+def profile(kept: dict | None) -> str:
+    head = "# Where a step goes\n\nWritten by `python benchmarks/render.py` from `benchmarks/results/profile.json`.\n"
+    if kept is None:
+        return f"{head}\nNot measured yet: `python benchmarks/step_profile.py --data DATA`.\n"
+    rows = [
+        {"ms a step": part, **{one["shape"]: f"{one['parts, ms'][part]:.1f}" for one in kept["result"]}}
+        for part in kept["result"][0]["parts, ms"]
+    ]
+    facts = ["whole step, ms", "arithmetic floor, ms", "bytes floor, ms", "real tokens", "precision"]
+    facts += ["matrix rate, 10^9 operations a second", "bandwidth, GB a second"]
+    rows += [{"ms a step": fact, **{one["shape"]: one[fact] for one in kept["result"]}} for fact in facts]
+    words = (
+        "Means over steps inside the real Trainer, batch 200, random models of layers x width. The arithmetic floor "
+        "is that of the matrices of the layers over the rate of a matrix product; the bytes floor is what has to be "
+        "read and written once over the bandwidth of a copy. Dropout, attention, norms and activation functions are "
+        "in neither.\n"
+    )
+    return "\n".join([head, source(kept["environment"]), words, table(rows)])
+
+
 def gpu(kept: dict | None) -> str:
     head = "# On a GPU\n\nWritten by `python benchmarks/render.py` from `benchmarks/results/gpu.json`.\n"
     if kept is None:
@@ -313,9 +333,10 @@ def main() -> None:
         kept = json.loads(path.read_text(encoding="utf-8"))
         parts.append(paper(kept["result"]) + "\n" + source(kept["environment"]))
     Path(RESULTS.parent, "results.md").write_text("\n".join(parts), encoding="utf-8")
-    path = RESULTS / "gpu.json"
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    Path(RESULTS.parent, "gpu.md").write_text(gpu(kept), encoding="utf-8")
+    for name, page in (("gpu", gpu), ("profile", profile)):
+        path = RESULTS / f"{name}.json"
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        Path(RESULTS.parent, f"{name}.md").write_text(page(kept), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -57,6 +57,17 @@ def test_gpu(data_dir, tmp_path, monkeypatch):
     assert "Not measured yet" in render.gpu(None)
 
 
+def test_step_profile(data_dir, tmp_path, monkeypatch):
+    kept = run(data_dir, tmp_path, "step_profile.py", "--shapes", "1x64", "--steps", "2", "--batch-size", "16")
+    (result,) = kept["result"]
+    assert result["steps"] == 2 and sum(result["parts, ms"].values()) == pytest.approx(result["whole step, ms"], abs=1)
+    assert min(result["parts, ms"].values()) >= 0 and result["arithmetic floor, ms"] > 0 < result["bytes floor, ms"]
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import render
+
+    assert "| backward |" in render.profile(kept) and "Not measured yet" in render.profile(None)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak memory of a process")
 def test_scaling(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
@@ -144,7 +155,8 @@ def test_every_ablation_steps(tmp_path, tiny_model, texts, monkeypatch):
 
 
 def test_results_are_what_the_json_says(tmp_path):
-    page = BENCHMARKS / "results.md"
-    before = page.read_text(encoding="utf-8")
+    pages = [BENCHMARKS / name for name in ("results.md", "gpu.md", "profile.md")]
+    before = [page.read_text(encoding="utf-8") for page in pages]
     subprocess.run([sys.executable, str(BENCHMARKS / "render.py")], check=True)
-    assert page.read_text(encoding="utf-8") == before, "results.md was edited by hand or not rendered"
+    after = [page.read_text(encoding="utf-8") for page in pages]
+    assert after == before, "a page was edited by hand or not rendered"
