@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 from conftest import ARCHITECTURES
+from packaging.version import Version
 from peft import LoraConfig
 from transformers import AttentionInterface
 
@@ -93,7 +94,7 @@ def test_an_adapters_dropout_is_left_alone(tiny_model):
 @pytest.mark.parametrize("name", DROPHEAD)
 def test_drophead_drops_whole_heads_of_rows(make_model, texts, name, tmp_path):
     model = make_model(name)
-    if name in ("modernbert", "t5") and transformers.__version__.startswith("5.0."):
+    if name == "t5" and Version(transformers.__version__) < Version("5.15"):
         with pytest.raises(ValueError, match="DropHead would do nothing"), drophead(model, 0.5):
             pass
         return
