@@ -25,13 +25,13 @@ from sentence_transformers import SentenceTransformer
 from transformers import TrainerCallback
 from tuning_speed import random_model
 
-from sentence_transformers_mirror import TokenSpanMask, _host, loss, mirror_tune, packing, tuning
+from sentence_transformers_mirror import TokenSpanMask, loss, mirror_tune, packing, tuning
 from sentence_transformers_mirror._host import has_native_bf16
 
 SKIPPED = 2  # steps that are still allocating
 # What is timed: a name, whose attribute, and the attribute.
 PARTS = [
-    ("tokenise", _host.SentenceTransformerDataCollator, "__call__"),
+    ("tokenise", tuning._Collator, "__call__"),
     ("mask", TokenSpanMask, "forward"),
     ("pack", packing, "pack"),
     ("forward", SentenceTransformer, "forward"),

@@ -18,6 +18,10 @@ from sentence_transformers_mirror.fast_dropout import fast_dropout
 from sentence_transformers_mirror.packing import embed_packed
 from sentence_transformers_mirror.views import TokenSpanMask
 
+# A feature that a collator may add: the attention mask as a NumPy array, which stays on the host when tensors move to
+# the device, so that the lengths of rows are known without waiting for it.
+LAYOUT = "layout"
+
 
 def nt_xent(
     a: Tensor,
@@ -190,7 +194,7 @@ class MirrorLoss(nn.Module):
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         columns, layout, ids = self._columns(sentence_features)
-        groups = self.groups or (6 if layout[0].device.type == "cpu" else 2)
+        groups = self.groups or (6 if columns[0]["input_ids"].device.type == "cpu" else 2)
         with fast_dropout(self.model):
             embeddings = embed_packed(self.model, columns, groups, layout)
         return nt_xent(temperature=self.temperature, **self._gathered(embeddings, ids))
@@ -207,7 +211,10 @@ class MirrorLoss(nn.Module):
         columns = [dict(features) for features in sentence_features]
         for features in columns:
             _require_padded_tokens(features)
-        layout = [features["attention_mask"] for features in columns]
+        layout = [
+            torch.from_numpy(features.pop(LAYOUT)) if LAYOUT in features else features["attention_mask"]
+            for features in columns
+        ]
         ids = [text_ids(features) for features in columns] if self.ignore_duplicates else []
         if len(columns) == 1:
             columns.append(self._second_view(columns[0]))

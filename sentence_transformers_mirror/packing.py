@@ -93,15 +93,17 @@ def pack(
 
     Rows keep what belongs to them (token types, positions) and are trimmed on their padded side, left or right.
     Columns that differ in their keys or metadata (a prompt on one of them, another route) are packed on their own.
-    Finding the widths copies two integers a row to the host, the one device synchronisation of a step.
+    Finding the widths copies two integers a row to the host, the one device synchronisation of a step; there is none
+    where the layout lies on the host.
 
     Args:
         columns: Token features of each column; ``input_ids`` and ``attention_mask`` of shape (rows, tokens).
         partition: From the lengths of all rows, shape (rows,), to arrays of row indices, together every row once.
             None keeps the rows together and in order, and copies nothing if the columns are of one width.
         layout: For each column the attention mask, shape (rows, tokens), that decides order and width; by default its
-            own. A view whose masked tokens were deleted is laid out like the view it was made from, so that the order
-            of rows is the same on every call (wrappers such as MatryoshkaLoss cache outputs by call order).
+            own. It may lie on the host while the rows do not. A view whose masked tokens were deleted is laid out
+            like the view it was made from, so that the order of rows is the same on every call (wrappers such as
+            MatryoshkaLoss cache outputs by call order).
     """
     layout = [features["attention_mask"] for features in columns] if layout is None else layout
     parts, merged, seen = [], [], set()
@@ -158,11 +160,13 @@ def _cut(
         begin, end = begin + shift, end + shift
     features = {key: _stack([column[key] for column in columns], widths, left) for key in columns[0]}
     indices = [np.arange(rows)] if partition is None else partition(end - begin)
+    device = columns[0]["input_ids"].device
     parts = []
     for index in indices:
         tokens = slice(int(begin[index].min()), int(end[index].max()))
-        parts.append(_take(features, torch.from_numpy(index).to(layout[0].device), tokens, rows, width))
-    return parts, torch.from_numpy(np.argsort(np.concatenate(indices))).to(layout[0].device)
+        parts.append(_take(features, torch.from_numpy(index).to(device, non_blocking=True), tokens, rows, width))
+    inverse = torch.from_numpy(np.argsort(np.concatenate(indices)))
+    return parts, inverse.to(device, non_blocking=True)
 
 
 def _stack(values: list[Any], widths: list[int], left: bool) -> Any:

@@ -29,7 +29,7 @@ from sentence_transformers_mirror.corpus import load_corpus
 from sentence_transformers_mirror.dropout import drophead, dropout_rate
 from sentence_transformers_mirror.evidence import Evidence
 from sentence_transformers_mirror.guard import Guard, hold_out
-from sentence_transformers_mirror.loss import MirrorLoss
+from sentence_transformers_mirror.loss import LAYOUT, MirrorLoss
 from sentence_transformers_mirror.models import load_model
 from sentence_transformers_mirror.recipes import Recipe, resolve
 from sentence_transformers_mirror.views import TokenSpanMask
@@ -171,9 +171,7 @@ def mirror_tune(
             args=_arguments(model, recipe, workspace, seed, len(dataset)),
             train_dataset=dataset,
             loss=loss,
-            data_collator=_host.SentenceTransformerDataCollator(
-                preprocess_fn=model.preprocess, prompts=prompt, max_length=max_length
-            ),
+            data_collator=_Collator(preprocess_fn=model.preprocess, prompts=prompt, max_length=max_length),
             callbacks=[progress, *(callbacks or [])],
         )
         watch = None
@@ -237,6 +235,16 @@ class _MirrorTrainer(SentenceTransformerTrainer):
         loss = super().compute_loss(*args, **kwargs)
         self.step_losses.append(loss.detach())
         return loss
+
+
+class _Collator(_host.SentenceTransformerDataCollator):
+    """Tells the loss the lengths of rows, so that it need not ask the device for them."""
+
+    def __call__(self, features: list[dict[str, object]]) -> dict[str, object]:
+        batch = super().__call__(features)
+        mask = "attention_mask"
+        layouts = {key.removesuffix(mask) + LAYOUT: batch[key].numpy() for key in batch if key.endswith(f"_{mask}")}
+        return {**batch, **layouts}
 
 
 class _Progress(TrainerCallback):

@@ -14,7 +14,7 @@ from pytorch_metric_learning.losses import NTXentLoss
 from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
 
 from sentence_transformers_mirror import MirrorLoss, TokenSpanMask, dropout_rate, nt_xent
-from sentence_transformers_mirror.loss import text_ids
+from sentence_transformers_mirror.loss import LAYOUT, text_ids
 
 
 def by_hand(a, b, temperature, row_ids=None, negatives=None, negative_ids=None):
@@ -250,6 +250,20 @@ def test_a_column_with_a_prompt_is_embedded_on_its_own(tiny_model, texts):
     with torch.no_grad():
         a, b = (tiny_model(dict(column))["sentence_embedding"] for column in columns)
         torch.testing.assert_close(MirrorLoss(tiny_model)(columns), nt_xent(a, b, 0.04))
+
+
+def test_lengths_that_are_known_on_the_host_are_not_asked_for(tiny_model, texts, monkeypatch):
+    tiny_model.eval()
+    loss, features = MirrorLoss(tiny_model), tiny_model.preprocess(texts)
+    expected = loss([features])
+    known = {**features, LAYOUT: features["attention_mask"].numpy()}
+    assert torch.equal(loss([known]), expected) and LAYOUT in known
+    # Any answer will do, as long as it is the one that decides: with all rows of one length nothing is packed.
+    shapes = []
+    tiny_model.register_forward_pre_hook(lambda module, inputs: shapes.append(inputs[0]["input_ids"].shape[1]))
+    padded = {**features, LAYOUT: torch.ones_like(features["attention_mask"]).numpy()}
+    torch.testing.assert_close(loss([padded]), expected)
+    assert set(shapes) == {features["input_ids"].shape[1]}
 
 
 def test_no_dropout_and_no_mask_is_an_error(make_model, texts):

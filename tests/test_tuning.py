@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from sentence_transformers_mirror import CharSpanMask, MirrorLoss, dropout_rate, mirror_tune, two_views
+from sentence_transformers_mirror.loss import LAYOUT
 
 FAST = {"batch_size": 4, "learning_rate": 1e-3}
 
@@ -61,6 +62,18 @@ def test_tunes_in_place_and_reports(tiny_model, texts, in_an_empty_folder):
     assert "forward" not in vars(tiny_model), "a wrapper was left on the model"
     assert all(parameter.grad is None for parameter in tiny_model.parameters())
     assert not list(in_an_empty_folder.iterdir()), "something was written where nobody asked for it"
+
+
+def test_the_loss_is_told_the_lengths_of_rows(tiny_model, texts, monkeypatch):
+    seen = []
+    columns = MirrorLoss._columns
+    monkeypatch.setattr(
+        MirrorLoss, "_columns", lambda self, features: seen.extend(features) or columns(self, features)
+    )
+    mirror_tune(tiny_model, texts, **FAST)
+    assert len(seen) == len(texts) // 4
+    assert all(isinstance(features[LAYOUT], np.ndarray) for features in seen)
+    assert all((features[LAYOUT] == features["attention_mask"].numpy()).all() for features in seen)
 
 
 def test_learns_what_it_is_for(tiny_model, texts):
