@@ -196,8 +196,8 @@ STUDIES = {
         "mixed (MixCSE)": Variant(SENTENCE, loss=MixedNegatives),
     },
     "sentence: pooling (recipe: mean)": {"cls": Variant(SENTENCE, pooling="cls")},
-    "sentence: batch size (recipe: 200)": vary(SENTENCE, "batch_size", [50, 400]),
-    "sentence: share masked (recipe: 0.1)": vary(SENTENCE, "mask", [0.05, 0.2]),
+    "sentence: batch size (recipe: 200)": vary(SENTENCE, "batch_size", [400, 50]),
+    "sentence: share masked (recipe: 0.1)": vary(SENTENCE, "mask", [0.2, 0.05]),
     "sentence: texts (recipe: all 9,281)": {str(n): Variant(SENTENCE, texts=n) for n in (1_000, 5_000)},
 }
 
@@ -240,15 +240,23 @@ def main() -> None:
     args.add_argument("--max-texts", type=int, help="of the corpus, for a quick look")
     args.add_argument("--jobs", type=int, default=1, help="processes, each with its share of the cores")
     args = args.parse_args()
+    if args.max_texts and not args.output:
+        raise SystemExit(
+            "--max-texts is for a quick look: name another --output, where it is not taken for the result."
+        )
     path = args.output or RESULTS / "ablations.json"
     kept = json.loads(path.read_text(encoding="utf-8"))["result"] if path.exists() else {}
     threads = max(1, torch.get_num_threads() // args.jobs)
     pool = ProcessPoolExecutor(args.jobs, get_context("spawn"), torch.set_num_threads, (threads,))
     with pool:
+        # The first variant of every study before the second of any, so that a run cut short tells something of each.
+        variants = sorted(
+            ((study, name) for study in args.studies for name in STUDIES[study]),
+            key=lambda variant: list(STUDIES[variant[0]]).index(variant[1]),
+        )
         futures = {
             pool.submit(run, study, name, seed, args.data, args.max_texts): (study, name, str(seed))
-            for study in args.studies
-            for name in STUDIES[study]
+            for study, name in variants
             for seed in args.seeds
             if str(seed) not in kept.get(study, {}).get(name, {}).get("sets", {})
         }

@@ -62,7 +62,9 @@ def point(what: str, size: int) -> dict[str, float]:
             lines.writelines(f"{text}\n" for text in sentences(size))
         before = peak()
         if what == "tune":
-            seconds = mirror_tune(model, file, max_texts=size, guard=False).seconds
+            start = time.perf_counter()
+            mirror_tune(model, file, max_texts=size, guard=False)
+            seconds = time.perf_counter() - start
         elif what == "batch":
             loss = CachedMirrorLoss(model.train(), mini_batch_size=64)
             features = model.preprocess(list(sentences(size)))
@@ -84,7 +86,7 @@ def point(what: str, size: int) -> dict[str, float]:
         return {
             "size": size,
             "seconds": seconds,
-            "peak, MB": peak() - before,
+            "peak, MB": None if what == "search" else peak() - before,  # that is of building
             "texts on disk, MB": file.stat().st_size / 1e6,
         }
 
@@ -95,7 +97,11 @@ def exponents(points: list[dict[str, float]]) -> dict[str, float]:
         return {}
     small, large = points[-2:]
     growth = math.log(large["size"] / small["size"])
-    return {key: math.log(max(large[key], 1e-9) / max(small[key], 1e-9)) / growth for key in ("seconds", "peak, MB")}
+    return {
+        key: math.log(max(large[key], 1e-9) / max(small[key], 1e-9)) / growth
+        for key in ("seconds", "peak, MB")
+        if None not in (small[key], large[key])
+    }
 
 
 def main() -> None:

@@ -162,6 +162,8 @@ def main() -> None:
     args.add_argument("--batch-size", type=int, default=200)
     args.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = args.parse_args()
+    if len(args.shapes) != len(args.steps):
+        raise SystemExit("Give as many numbers of --steps as --shapes.")
     texts = paper_sentences(args.data)
     found = []
     for shape, steps in zip(args.shapes, args.steps, strict=True):

@@ -221,6 +221,8 @@ def main() -> None:
     args.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args.add_argument("--seed", type=int, default=0)
     args = args.parse_args()
+    if len(args.shapes) != len(args.steps):
+        raise SystemExit("Give as many numbers of --steps as --shapes.")
     sentences = paper_sentences(args.data)
     random.Random(args.seed).shuffle(sentences)
     bf16s = [False, True] if has_native_bf16(torch.device(args.device)) else [False]

@@ -246,7 +246,10 @@ def main() -> None:
     args.add_argument("--texts", type=int, default=1_000, help="to tune on (default: %(default)s)")
     args.add_argument("--settings", type=int, default=len(SETTINGS), help="only the first so many, for a quick look")
     args.add_argument("--jobs", type=int, default=1, help="processes, each with its share of the cores")
+    whole = args.get_default("texts")
     args = args.parse_args()
+    if args.texts != whole and not args.output:
+        raise SystemExit("Other --texts are for a quick look: name another --output, where they are not the result.")
     path = args.output or RESULTS / "verdict.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["result"]["runs"] if path.exists() else []
     done = {(row["domain"], row["model"], row["recipe"], row["learning_rate"], row["seed"]) for row in rows}

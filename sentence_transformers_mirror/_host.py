@@ -31,6 +31,7 @@ __all__ = [
     "encoders",
     "has_native_bf16",
     "in_adaptive_layer_loss",
+    "is_compiled",
     "register_attention",
     "set_attention",
     "use_one_device",
@@ -61,6 +62,11 @@ def attention_functions(name: str) -> tuple[Callable, Callable]:
 def computes_twice(encoder: PreTrainedModel) -> bool:
     """Whether gradient checkpointing is on; transformers renames the property that tells, and not the attribute."""
     return any(getattr(module, "gradient_checkpointing", False) for module in encoder.modules())
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether torch.compile made some of a model's forward passes; it wraps a module or takes over its call."""
+    return any(module._compiled_call_impl is not None or hasattr(module, "_orig_mod") for module in model.modules())
 
 
 def register_attention(name: str, attention: Callable, mask: Callable) -> None:

@@ -145,12 +145,17 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
                 "other embeddings; keep the dropout_rate or drophead context open, and the model in training mode, "
                 "until backward has returned."
             )
-        context = None if random_state is None else random_state.context
-        with fast_dropout(self.model):
+        device = sentence_feature["input_ids"].device.type
+        context = None
+        autocast = {"enabled": torch.is_autocast_enabled(device), "dtype": torch.get_autocast_dtype(device)}
+        if random_state is not None:
+            # A Trainer leaves its autocast region before it calls backward.
+            context, autocast = random_state.context, random_state.autocast
+        with torch.autocast(device, **autocast), fast_dropout(self.model):
             embeddings, context = super().embed_minibatch(
                 sentence_feature, begin, end, with_grad, copy_random_state, context
             )
-        return embeddings, _Replay(context, state)
+        return embeddings, _Replay(context, state, autocast)
 
     def get_config_dict(self) -> dict[str, Any]:
         config = super().get_config_dict() | {"mini_batch_size": self.mini_batch_size}
@@ -170,3 +175,4 @@ class _Replay:
 
     context: AbstractContextManager | None
     dropout: tuple[object, ...]
+    autocast: dict[str, Any]

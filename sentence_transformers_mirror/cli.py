@@ -236,7 +236,7 @@ def _tune(args: argparse.Namespace) -> int:
 def _guarded(result: TuningResult) -> str:
     found = result.evidence
     if found is None:
-        return "none (the texts are single sentences, or few)" if result.steps else "none"
+        return "none (the texts are single sentences, or fewer than 500 to 700)" if result.steps else "none"
     kept = f"the weights of step {result.kept_step} are kept" if result.kept_step else "the original weights are back"
     return (
         f"{found.verdict} on {found.documents} texts set aside: mean reciprocal rank {found.difference:+.3f} "

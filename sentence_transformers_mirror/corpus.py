@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -74,7 +75,7 @@ def load_corpus(
         read += len(texts)
         kept = [text for text in texts if text]
         dropped["empty"] += len(texts) - len(kept)
-        chunks.append(pa.array(kept, pa.string()))
+        chunks.append(pa.array(kept, pa.large_string()))
         hashes.extend(map(hash, kept))
     # Two texts of one hash, of 64 bits, are one text: in a corpus of a million the chance of an error is 3e-8.
     first = np.sort(np.unique(np.frombuffer(hashes, np.int64), return_index=True)[1])
@@ -91,7 +92,11 @@ def load_corpus(
         chunks[number] = chunk.filter(pa.array(wanted[begin : begin + len(chunk)]))
         begin += len(chunk)
     report = CorpusReport(read + dropped["undecodable"], len(first), {k: n for k, n in dropped.items() if n})
-    return Dataset(pa.table({"text": pa.chunked_array(chunks, pa.string())})), report
+    table = pa.table({"text": pa.chunked_array(chunks, pa.large_string())})
+    if dropped["sampled out"]:
+        table = table.combine_chunks()  # each chunk has few rows left
+    # Without a fingerprint of ours, datasets would make one from a copy of all texts.
+    return Dataset(table, fingerprint=uuid4().hex), report
 
 
 def _read(source: object, column: str | None, dropped: dict[str, int]) -> Iterator[str]:

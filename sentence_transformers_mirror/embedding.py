@@ -42,7 +42,7 @@ def embed(
     """
     encode = encode or model.encode
     distinct = list(dict.fromkeys(texts))
-    lengths = _lengths(model, distinct)
+    lengths = _lengths(model, distinct, options.get("prompt"))
     order = np.argsort(-lengths, kind="stable")  # longest first: what does not fit memory fails at once
     budget = _TOKENS.get(model.device.type, _TOKENS_ELSEWHERE)
     vectors = np.empty((len(distinct), 0), np.float32)
@@ -69,12 +69,18 @@ def embed(
     return vectors[[numbers[text] for text in texts]]
 
 
-def _lengths(model: SentenceTransformer, texts: list[str]) -> np.ndarray:
-    """Tokens of each text as far as the model reads it; or characters, if it has no tokenizer to be asked."""
-    tokenizer, longest = model.tokenizer, model.max_seq_length
+def _lengths(model: SentenceTransformer, texts: list[str], prompt: object) -> np.ndarray:
+    """Tokens of each text as far as the model reads it, with the longest prompt that may stand before it; or
+    characters, if the model has no tokenizer to be asked."""
+    tokenizer, longest = getattr(model, "tokenizer", None), model.max_seq_length
     if not texts or not callable(tokenizer):
         return np.array([len(text) for text in texts])
+    # A tokenizer without a limit says 10**30, which it does not take itself.
+    longest = int(longest) if longest is not None and longest < 2**31 else None
+    prompts = [prompt] if isinstance(prompt, str) else list(model.prompts.values())
     # Tokenizing twice costs little beside a forward pass, and characters tell the width of a batch badly.
     with ONE_AT_A_TIME:
-        tokens = tokenizer(texts, truncation=longest is not None, max_length=longest)["input_ids"]
-    return np.array([len(ids) for ids in tokens])
+        options = {"truncation": longest is not None, "max_length": longest, "verbose": False}
+        tokens = tokenizer([*texts, *filter(None, prompts)], **options)["input_ids"]
+    lengths = np.array([len(ids) for ids in tokens])
+    return lengths[: len(texts)] + lengths[len(texts) :].max(initial=0)

@@ -22,13 +22,13 @@ _STEPS = 2**16  # of the probability: 16 bits for each value
 def fast_dropout(model: nn.Module) -> AbstractContextManager:
     """A context in which a forward pass of a model in training draws its dropout faster, from the same generator.
 
-    It does nothing where it would not help or not be safe: on a GPU, in evaluation, while compiling, and with gradient
-    checkpointing, whose second forward pass runs outside of the context and must draw the same.
+    It does nothing where it would not help or not be safe: on a GPU, in evaluation, in a compiled model, and with
+    gradient checkpointing, whose second forward pass runs outside of the context and must draw the same.
     """
     usable = (
         model.training
         and all(parameter.device.type == "cpu" for parameter in model.parameters())
-        and not torch.compiler.is_compiling()
+        and not _host.is_compiled(model)
         and not any(_host.computes_twice(encoder) for encoder in _host.encoders(model))
     )
     return _FastDropout() if usable else nullcontext()
@@ -51,9 +51,10 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
         training: Without, the input is given back.
         inplace: Left to torch.
     """
-    if not training or p == 0 or p == 1 or inplace or input.device.type != "cpu":
+    if not training or inplace or input.device.type != "cpu" or not 1 <= p * _STEPS <= _STEPS - 1:
         return F.dropout(input, p, training, inplace)
-    kept = min(round((1 - p) * _STEPS), _STEPS - 1)
-    draws = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    kept = round((1 - p) * _STEPS)
+    draws = torch.empty(-(-input.numel() // 4), dtype=torch.int64, device=input.device).random_(-(2**63), None)
+    draws = draws.view(torch.int16)
     mask = draws[: input.numel()].view(input.shape) < kept - _STEPS // 2
     return input * mask.to(input.dtype).mul_(_STEPS / kept)

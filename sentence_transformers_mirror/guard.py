@@ -55,22 +55,24 @@ def hold_out(dataset: Dataset, recipe: Recipe, seed: int, language: str = "en") 
     if len(structured) < _STRUCTURED * len(sample):
         return dataset, None
     # A view is read forwards and backwards, which costs three times as much as reading, and there are two of them.
-    read = statistics.mean(min(len(texts[row]), _CHARACTERS * recipe.max_length) for row in sample)
+    longest = _CHARACTERS * recipe.max_length
+    read = statistics.mean(min(len(texts[row]), longest) for row in sample)
     budget = _SHARE_OF_TIME * 6 * recipe.epochs * read * len(texts)
-    chosen = []
+    chosen: dict[int, str] = {}
     for row in structured[: min(_MOST, int(_SHARE_OF_TEXTS * len(texts)))]:
-        budget -= (1 + _EVALUATIONS) * len(texts[row])
+        # The beginning of a long document is enough to know it by: a first sentence, and as much again.
+        text = texts[row] if len(texts[row]) <= 2 * longest else texts[row][: 2 * longest].rsplit(" ", 1)[0]
+        budget -= (1 + _EVALUATIONS) * len(text)
         if budget < 0:
             break
-        chosen.append(row)
+        chosen[row] = text
     if len(chosen) < _LEAST:
         return dataset, None
     try:
-        parts = split_parts([texts[row] for row in chosen], "first", language=language, seed=seed)
+        parts = split_parts(chosen.values(), "first", language=language, seed=seed)
     except ValueError:  # too few are different
         return dataset, None
-    aside = set(chosen)
-    return dataset.select([row for row in range(len(texts)) if row not in aside]), parts
+    return dataset.select([row for row in range(len(texts)) if row not in chosen]), parts
 
 
 class Guard(TrainerCallback):
@@ -132,8 +134,14 @@ class Guard(TrainerCallback):
         return evidence, best
 
     def _look(self, step: int) -> None:
+        try:
+            measurement = self._measure()
+        except ValueError as error:
+            raise FloatingPointError(
+                f"Embeddings are not numbers after step {step}: the learning rate is likely too high; try a tenth of "
+                "it. The model has its original weights back."
+            ) from error
         self._measured = step
-        measurement = self._measure()
         if self.best is None or measurement.ranks.mean() > self.best[0].ranks.mean():
             weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
             self.best = measurement, step, weights

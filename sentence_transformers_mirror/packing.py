@@ -161,12 +161,14 @@ def _cut(
     features = {key: _stack([column[key] for column in columns], widths, left) for key in columns[0]}
     indices = [np.arange(rows)] if partition is None else partition(end - begin)
     device = columns[0]["input_ids"].device
+    # CUDA copies such memory aside before the call returns; other devices may not.
+    at_once = {"device": device, "non_blocking": device.type == "cuda"}
     parts = []
     for index in indices:
         tokens = slice(int(begin[index].min()), int(end[index].max()))
-        parts.append(_take(features, torch.from_numpy(index).to(device, non_blocking=True), tokens, rows, width))
+        parts.append(_take(features, torch.from_numpy(index).to(**at_once), tokens, rows, width))
     inverse = torch.from_numpy(np.argsort(np.concatenate(indices)))
-    return parts, inverse.to(device, non_blocking=True)
+    return parts, inverse.to(**at_once)
 
 
 def _stack(values: list[Any], widths: list[int], left: bool) -> Any:

@@ -153,8 +153,9 @@ def mirror_tune(
         dataset, parts = hold_out(dataset, recipe, seed)
         if guard and parts is None:
             raise ValueError(
-                "The guard needs 500 texts or more, most of them of two sentences at least, to set some aside: give "
-                "paragraphs instead of sentences, or guard=None to do without where there are none."
+                "The guard needs 500 texts or more (700 if they are long), most of them of two sentences at least, "
+                "to set some aside: give paragraphs instead of sentences, or guard=None to do without where there are "
+                "none."
             )
     progress = _Progress(recipe)
     before = evaluator(model) if evaluator is not None else {}
@@ -179,12 +180,16 @@ def mirror_tune(
             watch = Guard(model, parts, trainer.compute_loss_context_manager, prompt)
             trainer.add_callback(watch)
         original = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        seconds, interrupted = _train(trainer, progress, original)
-        evidence, kept_step = None, trainer.state.global_step
-        if watch is not None and kept_step:
-            evidence, kept_step = watch.finish(kept_step, keep_worse, seed)
-            if kept_step == 0:
-                model.load_state_dict(original)
+        try:
+            seconds, interrupted = _train(trainer, progress)
+            evidence, kept_step = None, trainer.state.global_step
+            if watch is not None and kept_step:
+                evidence, kept_step = watch.finish(kept_step, keep_worse, seed)
+        except FloatingPointError:
+            model.load_state_dict(original)
+            raise
+        if watch is not None and kept_step == 0:
+            model.load_state_dict(original)
     losses = [float(loss) for loss in trainer.step_losses[: trainer.state.global_step]]
     _host.describe_run(model, str(recipe), losses, trainer.state.epoch or 0)
     after = evaluator(model) if evaluator is not None else {}
@@ -293,8 +298,8 @@ def _loss(model: SentenceTransformer, recipe: Recipe) -> MirrorLoss:
     )
 
 
-def _train(trainer: _MirrorTrainer, progress: _Progress, original: dict[str, Tensor]) -> tuple[float, bool]:
-    """Seconds taken, and whether Ctrl-C ended the run; the model gets its original weights back after an error."""
+def _train(trainer: _MirrorTrainer, progress: _Progress) -> tuple[float, bool]:
+    """Seconds taken, and whether Ctrl-C ended the run."""
     progress.trainer = trainer
     start = time.perf_counter()
     try:
@@ -305,9 +310,6 @@ def _train(trainer: _MirrorTrainer, progress: _Progress, original: dict[str, Ten
             "the model holds the weights of that step."
         )
         return time.perf_counter() - start, True
-    except FloatingPointError:
-        trainer.model.load_state_dict(original)
-        raise
     finally:
         if progress.bar is not None:
             progress.bar.close()

@@ -75,7 +75,8 @@ def test_scaling(tmp_path, monkeypatch):
 
     for what in scaling.SIZES:
         point = scaling.point(what, 64)
-        assert point["seconds"] > 0 and point["peak, MB"] >= 0 and point["texts on disk, MB"] > 0
+        assert point["seconds"] > 0 and point["texts on disk, MB"] > 0
+        assert what == "search" or point["peak, MB"] >= 0
     found = scaling.exponents([{"size": n, "seconds": n**2 / 1e6, "peak, MB": 5} for n in (1, 10, 100)])
     assert found == pytest.approx({"seconds": 2, "peak, MB": 0})
     assert len(set(scaling.sentences(3_000))) == 3_000

@@ -9,6 +9,7 @@ from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
 from test_loss import assert_same, gradients_of, loss_and_gradients
 
 from sentence_transformers_mirror import CachedMirrorLoss, MirrorLoss, cached_loss, drophead, dropout_rate, nt_xent
+from sentence_transformers_mirror.fast_dropout import fast_dropout
 from sentence_transformers_mirror.packing import pack
 
 
@@ -48,10 +49,23 @@ def test_the_second_pass_repeats_the_dropout_of_the_first(tiny_model, texts, con
         torch.manual_seed(3)
         columns, layout, ids = loss._columns([features])
         packed = pack(columns, loss._mini_batches, layout)
-        a, b = packed.unpack([tiny_model(part)["sentence_embedding"] for part in packed.parts])
+        with fast_dropout(tiny_model):
+            a, b = packed.unpack([tiny_model(part)["sentence_embedding"] for part in packed.parts])
         value = nt_xent(a, b, 0.04, row_ids=torch.stack(ids, dim=1))
         value.backward()
     assert_same(cached, (value.detach(), gradients_of(tiny_model)))
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_the_second_pass_has_the_precision_of_the_first(tiny_model, texts, autocast):
+    """A Trainer leaves its autocast region before it calls backward."""
+    seen = []
+    tiny_model.register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        value = CachedMirrorLoss(tiny_model.train(), mini_batch_size=8)([tiny_model.preprocess(texts)])
+    with torch.autocast("cpu", torch.bfloat16, enabled=not autocast):
+        value.backward()
+    assert seen == [autocast] * 8
 
 
 def change_rate(model, stack):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -43,6 +46,33 @@ def test_a_batch_holds_about_as_many_tokens_whatever_their_length(tiny_model):
     sizes = []
     embed(tiny_model, [*short, *long], encode=lambda batch, **_: sizes.append(len(batch)) or np.ones((len(batch), 2)))
     assert sum(sizes) == 660 and sizes[0] < 30 < 100 < max(sizes)
+
+
+@pytest.mark.parametrize("longest", [None, 8, 10**30, math.inf])
+def test_models_of_any_length(tiny_model, texts, longest):
+    """A tokenizer without a limit says 10**30, and a static embedding infinity."""
+    sizes = []
+    model = SimpleNamespace(
+        tokenizer=tiny_model.tokenizer,
+        max_seq_length=longest,
+        prompts={},
+        device=tiny_model.device,
+        encode=lambda batch, **_: sizes.append(len(batch)) or np.ones((len(batch), 2)),
+    )
+    assert embed(model, texts * 40).shape == (len(texts) * 40, 2)
+    assert sum(sizes) == len(set(texts))
+
+
+def test_a_prompt_counts(tiny_model):
+    sizes = []
+    texts = [f"yes {n}" for n in range(600)]
+    options = {"encode": lambda batch, **_: sizes.append(len(batch)) or np.ones((len(batch), 2))}
+    embed(tiny_model, texts, prompt="the cat " * 25, **options)
+    assert max(sizes) < 25
+    sizes.clear()
+    tiny_model.prompts = {"query": "", "document": "the cat " * 25}
+    embed(tiny_model, texts, **options)
+    assert max(sizes) < 25
 
 
 def test_no_texts(tiny_model):

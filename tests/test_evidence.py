@@ -19,7 +19,7 @@ DOCUMENTS = [
 class Words:
     """An encoder of words by random vectors, with noise: the more, the worse it is."""
 
-    tokenizer = max_seq_length = None
+    tokenizer, max_seq_length, prompts = None, None, {}
     device = torch.device("cpu")
 
     def __init__(self, noise: float) -> None:

@@ -38,6 +38,21 @@ def test_what_it_leaves_to_torch():
     assert dropout(y, 0.5, inplace=True) is y
 
 
+@pytest.mark.parametrize("p", [1e-6, 1 - 1e-6])
+def test_rates_finer_than_its_own_are_left_to_torch(p):
+    x = torch.ones(100)
+    assert dropout(x, p).isfinite().all()
+    with pytest.raises(ValueError, match="probability"):
+        dropout(x, 1 + p)
+
+
+def test_not_in_a_compiled_model(tiny_model):
+    tiny_model.train()
+    assert isinstance(fast_dropout.fast_dropout(torch.compile(tiny_model, backend="eager")), nullcontext)
+    tiny_model[0].compile(backend="eager")
+    assert isinstance(fast_dropout.fast_dropout(tiny_model), nullcontext)
+
+
 def test_the_seed_decides():
     x = torch.ones(50, 50)
     drawn = []

@@ -134,6 +134,35 @@ def test_after_ctrl_c(tiny_model):
     assert result.interrupted and result.evidence is not None and result.kept_step in (0, 2, 3)
 
 
+def test_ctrl_c_while_measuring(tiny_model, monkeypatch):
+    measure, calls = guard.measure, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return measure(*args, **kwargs)
+
+    monkeypatch.setattr(guard, "measure", interrupted)
+    result = mirror_tune(tiny_model, DOCUMENTS, **SHORT)
+    assert result.interrupted and result.steps == 1 and result.evidence is not None and len(calls) == 3
+
+
+def test_a_run_that_diverges_is_undone(tiny_model):
+    original = weights(tiny_model)
+    with pytest.raises(FloatingPointError, match="Embeddings are not numbers after step 1: .*original weights back"):
+        mirror_tune(tiny_model, DOCUMENTS, learning_rate=1e30, **SHORT)
+    assert equal(weights(tiny_model), original)
+
+
+def test_long_documents_are_known_by_their_beginning():
+    long = [f"{text} {'More is said here. ' * 500}" for text in DOCUMENTS] + [
+        f"{n} {DOCUMENTS[n]}" for n in range(150)
+    ]
+    _, parts = hold_out(Dataset.from_dict({"text": long}), RECIPES["sentence"], seed=1)
+    assert len(parts.queries) >= 50 and max(map(len, parts.passages)) <= 500
+
+
 def test_command_line(tiny_model, tmp_path, capsys):
     tiny_model.save_pretrained(str(tmp_path / "model"))
     (tmp_path / "texts.txt").write_text("\n".join(DOCUMENTS), encoding="utf-8")
