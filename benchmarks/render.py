@@ -188,6 +188,61 @@ def verdict(result: dict) -> str:
     )
 
 
+SCALED = {
+    "tune": ("texts", "`mirror_tune` from a file, one epoch, batches of 200"),
+    "batch": ("texts in the batch", "one step of `CachedMirrorLoss`; its similarities grow with the square"),
+    "index": ("texts", "`SearchIndex.build` from a file, exact"),
+    "search": ("texts", "one query of that index, the texts of ten hits read"),
+}
+
+
+def scaling(result: dict) -> str:
+    parts = [
+        "## How cost grows",
+        "",
+        "A random model of one layer of width 64, so that what is not the model shows. Memory is on top of what the "
+        "process had after its imports. Exponents are slopes between the two largest sizes on logarithmic axes: 1 is "
+        "in proportion.",
+        "",
+        "![Time and memory by size](results/scaling.svg)",
+    ]
+    for what, (size, words) in SCALED.items():
+        if what not in result:
+            continue
+        rows = [
+            {
+                size: f"{point['size']:,}",
+                "seconds": f"{point['seconds']:.4g}",
+                "peak memory, MB": "" if point["peak, MB"] is None else f"{point['peak, MB']:,.0f}",
+                "texts on disk, MB": f"{point['texts on disk, MB']:.2f}",
+            }
+            for point in result[what]["points"]
+        ]
+        slopes = ", ".join(f"{key.split(',')[0]} {value:.2f}" for key, value in result[what]["exponents"].items())
+        parts.append(f"\n{words[0].upper()}{words[1:]}. Exponents: {slopes or 'not measured'}.\n\n{table(rows)}")
+    return "\n".join(parts)
+
+
+def plot_scaling(result: dict) -> None:
+    """Time and memory against size, all axes logarithmic, with the fitted slopes in the legend."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams["svg.hashsalt"] = "scaling"  # the same picture from the same numbers
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, key, words in zip(figure.subplots(1, 2), ("seconds", "peak, MB"), ("s", "MB"), strict=True):
+        for what in SCALED:
+            points = [point for point in result.get(what, {"points": []})["points"] if point[key] is not None]
+            if points:
+                slope = result[what]["exponents"].get(key)
+                label = what if slope is None else f"{what}: exponent {slope:.2f}"
+                axes.plot([point["size"] for point in points], [point[key] for point in points], "o-", label=label)
+        axes.set(xscale="log", yscale="log", xlabel="texts", title=words)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=7)
+    figure.savefig(RESULTS / "scaling.svg", metadata={"Date": None})
+
+
 def plot_search(result: dict) -> None:
     """Query time, build time and memory against the number of rows, both axes logarithmic."""
     import matplotlib
@@ -218,7 +273,7 @@ def plot_search(result: dict) -> None:
     figure.savefig(RESULTS / "search.svg", metadata={"Date": None})
 
 
-PLOTS = {"search": plot_search}
+PLOTS = {"search": plot_search, "scaling": plot_scaling}
 
 SECTIONS = {
     "sts": lambda result: sts(
@@ -238,6 +293,7 @@ SECTIONS = {
     "ablations": ablations,
     "search": search,
     "verdict": verdict,
+    "scaling": scaling,
 }
 
 

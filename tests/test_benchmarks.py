@@ -79,6 +79,15 @@ def test_scaling(tmp_path, monkeypatch):
         assert what == "search" or point["peak, MB"] >= 0
     found = scaling.exponents([{"size": n, "seconds": n**2 / 1e6, "peak, MB": 5} for n in (1, 10, 100)])
     assert found == pytest.approx({"seconds": 2, "peak, MB": 0})
+    import render
+
+    monkeypatch.setattr(render, "RESULTS", tmp_path)
+    points = [{"size": n, "seconds": n / 9, "peak, MB": n, "texts on disk, MB": 1.0} for n in (10, 100)]
+    result = {what: {"points": points, "exponents": scaling.exponents(points)} for what in scaling.SIZES}
+    assert render.scaling(result).count("Exponents: seconds 1.00, peak 1.00") == len(scaling.SIZES)
+    pytest.importorskip("matplotlib")
+    render.plot_scaling(result)
+    assert (tmp_path / "scaling.svg").stat().st_size > 1_000
     assert len(set(scaling.sentences(3_000))) == 3_000
 
 
