@@ -124,7 +124,8 @@ def _use_drophead(encoder: nn.Module, name: str, p: float) -> None:
     else:
         raise ValueError(
             f"DropHead would do nothing in {type(encoder).__name__}, which computes its attention without "
-            "transformers' AttentionInterface; use dropout instead (dropout=0.1 and drophead=0 in a recipe)."
+            "transformers' AttentionInterface; use dropout instead (dropout=0.1 and drophead=0 in a recipe), or see "
+            "whether a newer transformers does."
         )
 
 
