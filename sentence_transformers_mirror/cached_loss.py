@@ -13,15 +13,12 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from sentence_transformers_mirror import _host
+from sentence_transformers_mirror.chunked import chunked_nt_xent
 from sentence_transformers_mirror.dropout import dropout_state
 from sentence_transformers_mirror.fast_dropout import fast_dropout
-from sentence_transformers_mirror.loss import MirrorLoss, nt_xent
+from sentence_transformers_mirror.loss import MirrorLoss
 from sentence_transformers_mirror.packing import Packed, pack
 from sentence_transformers_mirror.views import TokenSpanMask
-
-# Anchor rows whose similarities to all candidates are held at a time: at 65,536 texts, 2 x 128 x 131,072 of them.
-_CHUNK = 128
-
 
 class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
     def __init__(
@@ -111,23 +108,10 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
 
     def calculate_loss(self, reps: list[list[Tensor]], labels: _Step, *, with_backward: bool = False) -> Tensor:
         embeddings = labels.packed.unpack([torch.cat(part) for part in reps])
-        arguments = self._gathered(embeddings, labels.ids)
-        anchors: slice = arguments.pop("anchors")
-        attached = {name: arguments[name] for name in ("a", "b", "negatives") if arguments[name] is not None}
+        loss = chunked_nt_xent(temperature=self.temperature, **self._gathered(embeddings, labels.ids))
         if with_backward:
-            # The chunks add their gradients up here; unpacking and gathering are traversed once, at the end.
-            arguments |= {name: tensor.detach().requires_grad_() for name, tensor in attached.items()}
-        total = torch.zeros((), device=embeddings[0].device)
-        for begin in range(anchors.start, anchors.stop, _CHUNK):
-            part = slice(begin, min(begin + _CHUNK, anchors.stop))
-            share = (part.stop - part.start) / (anchors.stop - anchors.start)
-            loss = share * nt_xent(temperature=self.temperature, anchors=part, **arguments)
-            if with_backward:
-                loss.backward()
-            total = total + loss.detach() if with_backward else total + loss
-        if with_backward:
-            torch.autograd.backward(list(attached.values()), [arguments[name].grad for name in attached])
-        return total
+            loss.backward()
+        return loss
 
     def embed_minibatch(
         self,

@@ -59,23 +59,44 @@ def nt_xent(
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, not {temperature}; the paper uses 0.04 for sentences.")
-    rows = len(a)
     with torch.autocast(a.device.type, enabled=False):
-        dtype = torch.promote_types(a.dtype, torch.float32)
-        candidates = F.normalize(torch.cat([a, b] if negatives is None else [a, b, negatives]).to(dtype), dim=-1)
-        index = torch.arange(rows, device=a.device)[anchors]
-        itself, positive = torch.cat([index, index + rows]), torch.cat([index + rows, index])
+        candidates = normalized(a, b, negatives)
+        itself, positive, excluded = candidates_of(len(a), len(candidates), anchors, row_ids, negative_ids, a.device)
         logits = candidates[itself] @ candidates.T / temperature
-        excluded = torch.zeros_like(logits, dtype=torch.bool)
-        if row_ids is not None:
-            ids = row_ids.reshape(rows, -1)
-            same = _share_id(ids[anchors], ids)
-            excluded[:, : 2 * rows] = same.repeat(2, 2)
-            if negative_ids is not None:
-                excluded[:, 2 * rows :] = _share_id(ids[anchors], negative_ids.reshape(-1, 1)).repeat(2, 1)
-        excluded.scatter_(1, itself[:, None], True)
-        excluded.scatter_(1, positive[:, None], False)
         return F.cross_entropy(logits.masked_fill(excluded, -torch.inf), positive)
+
+
+def normalized(a: Tensor, b: Tensor, negatives: Tensor | None) -> Tensor:
+    """All candidates of :func:`nt_xent` at unit length and in at least float32: (2N or 2N + M, dim)."""
+    candidates = torch.cat([a, b] if negatives is None else [a, b, negatives])
+    return F.normalize(candidates.to(torch.promote_types(a.dtype, torch.float32)), dim=-1)
+
+
+def candidates_of(
+    rows: int,
+    candidates: int,
+    anchors: slice,
+    row_ids: Tensor | None,
+    negative_ids: Tensor | None,
+    device: torch.device,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the anchors of :func:`nt_xent`, the n rows of a slice, are compared with.
+
+    Returns:
+        Where each of the 2n views and its positive are among the candidates, shape (2n,), and which candidates do not
+        count for it: itself and other rows of the same text, a boolean (2n, candidates).
+    """
+    index = torch.arange(rows, device=device)[anchors]
+    itself, positive = torch.cat([index, index + rows]), torch.cat([index + rows, index])
+    excluded = torch.zeros(len(itself), candidates, dtype=torch.bool, device=device)
+    if row_ids is not None:
+        ids = row_ids.reshape(rows, -1)
+        excluded[:, : 2 * rows] = _share_id(ids[anchors], ids).repeat(2, 2)
+        if negative_ids is not None:
+            excluded[:, 2 * rows :] = _share_id(ids[anchors], negative_ids.reshape(-1, 1)).repeat(2, 1)
+    excluded.scatter_(1, itself[:, None], True)
+    excluded.scatter_(1, positive[:, None], False)
+    return itself, positive, excluded
 
 
 def _share_id(x: Tensor, y: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from conftest import ARCHITECTURES
 from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
 from test_loss import assert_same, gradients_of, loss_and_gradients
 
-from sentence_transformers_mirror import CachedMirrorLoss, MirrorLoss, cached_loss, drophead, dropout_rate, nt_xent
+from sentence_transformers_mirror import CachedMirrorLoss, MirrorLoss, chunked, drophead, dropout_rate, nt_xent
 from sentence_transformers_mirror.fast_dropout import fast_dropout
 from sentence_transformers_mirror.packing import pack
 
@@ -16,7 +16,7 @@ from sentence_transformers_mirror.packing import pack
 @pytest.fixture(autouse=True)
 def several_chunks(monkeypatch):
     """Similarities of a few anchors at a time, as in batches of thousands."""
-    monkeypatch.setattr(cached_loss, "_CHUNK", 5)
+    monkeypatch.setattr(chunked, "_CHUNK", 5)
 
 
 def seeded(loss, columns):
