@@ -20,6 +20,7 @@ from sentence_transformers_mirror.loss import MirrorLoss
 from sentence_transformers_mirror.packing import Packed, pack
 from sentence_transformers_mirror.views import TokenSpanMask
 
+
 class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
     def __init__(
         self,
