@@ -24,6 +24,26 @@ def seeded(loss, columns):
     return loss_and_gradients(loss, columns)
 
 
+@pytest.mark.parametrize("anchors", [slice(None), slice(2, 9), slice(11, 12)])
+@pytest.mark.parametrize("further", [False, True])
+def test_chunks_equal_the_whole(anchors, further):
+    torch.manual_seed(0)
+    tensors = [torch.randn(rows, 8, dtype=torch.float64) for rows in ((12, 12, 7) if further else (12, 12))]
+    options = {"temperature": 0.04, "anchors": anchors, "row_ids": torch.tensor([*range(10), 3, 3])}
+    if further:
+        options["row_ids"] = torch.stack([options["row_ids"], torch.arange(20, 32)], dim=1)
+        options["negative_ids"] = torch.tensor([5, 21, 40, 41, 42, 43, 44])
+    results = []
+    for function in (nt_xent, chunked.chunked_nt_xent):
+        leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+        negatives = {"negatives": leaves[2]} if further else {}
+        value = function(*leaves[:2], **negatives, **options)
+        (3 * value).backward()
+        results.append([value.detach(), *(leaf.grad for leaf in leaves)])
+    for whole, in_chunks in zip(*results, strict=True):
+        torch.testing.assert_close(in_chunks, whole)
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("size", [1, 5, 1000])
 def test_cached_equals_plain(make_model, texts, name, size):
