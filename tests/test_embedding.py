@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import math
+import threading
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from sentence_transformers_mirror.embedding import embed
 
@@ -28,7 +30,8 @@ def test_vectors_are_those_of_encode_in_the_order_of_the_texts(tiny_model, texts
     assert sum(done) == len(twice)
     lengths = sorted((len(ids) for ids in tiny_model.tokenizer(list(set(texts)))["input_ids"]), reverse=True)
     if batch_size is not None:
-        assert [width for _, width in widths] == lengths[::batch_size], "longest first, like lengths together"
+        # Sorted, because several batches are embedded at a time.
+        assert sorted((width for _, width in widths), reverse=True) == lengths[::batch_size], "like lengths together"
 
 
 def test_options_reach_the_model(tiny_model, texts):
@@ -36,7 +39,7 @@ def test_options_reach_the_model(tiny_model, texts):
     np.testing.assert_allclose(prompted, tiny_model.encode(texts, prompt="query: ", truncate_dim=8), atol=1e-5)
     assert prompted.shape == (len(texts), 8)
     tiny_model.prompts = {"document": "a document: "}
-    documents = embed(tiny_model, texts, encode=tiny_model.encode_document)
+    documents = embed(tiny_model, texts, encode="encode_document")
     np.testing.assert_allclose(documents, tiny_model.encode_document(texts), atol=1e-5)
     assert not np.allclose(documents, tiny_model.encode(texts), atol=1e-3)
 
@@ -44,8 +47,9 @@ def test_options_reach_the_model(tiny_model, texts):
 def test_a_batch_holds_about_as_many_tokens_whatever_their_length(tiny_model):
     long, short = ["the cat " * 20 + str(n) for n in range(60)], [f"yes {n}" for n in range(600)]
     sizes = []
-    embed(tiny_model, [*short, *long], encode=lambda batch, **_: sizes.append(len(batch)) or np.ones((len(batch), 2)))
-    assert sum(sizes) == 660 and sizes[0] < 30 < 100 < max(sizes)
+    tiny_model.encode = lambda batch, **_: sizes.append(len(batch)) or np.ones((len(batch), 2))
+    embed(tiny_model, [*short, *long])
+    assert sum(sizes) == 660 and min(sizes) < 30 < 100 < max(sizes)
 
 
 @pytest.mark.parametrize("longest", [None, 8, 10**30, math.inf])
@@ -66,14 +70,57 @@ def test_models_of_any_length(tiny_model, texts, longest):
 def test_a_prompt_counts(tiny_model):
     sizes = []
     texts = [f"yes {n}" for n in range(600)]
-    options = {"encode": lambda batch, **_: sizes.append(len(batch)) or np.ones((len(batch), 2))}
-    embed(tiny_model, texts, prompt="the cat " * 25, **options)
+    tiny_model.encode = lambda batch, **_: sizes.append(len(batch)) or np.ones((len(batch), 2))
+    embed(tiny_model, texts, prompt="the cat " * 25)
     assert max(sizes) < 25
     sizes.clear()
     tiny_model.prompts = {"query": "", "document": "the cat " * 25}
-    embed(tiny_model, texts, **options)
+    embed(tiny_model, texts)
     assert max(sizes) < 25
 
 
 def test_no_texts(tiny_model):
     assert embed(tiny_model, []).shape == (0, 0)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_batches_are_embedded_side_by_side(tiny_model, texts, two_threads):
+    """Each waits until another one has begun, with half of the threads."""
+    encode, meet, threads = tiny_model.encode, threading.Barrier(2, timeout=30), []
+
+    def met(batch, **options):
+        meet.wait()
+        threads.append(torch.get_num_threads())
+        return encode(batch, **options)
+
+    expected = encode(texts[:12])
+    tiny_model.encode = met
+    np.testing.assert_allclose(embed(tiny_model, texts[:12], batch_size=3), expected, atol=1e-5)
+    assert threads == [1] * 4 and torch.get_num_threads() == 2
+
+
+def test_an_error_ends_it_and_threads_are_given_back(tiny_model, texts, two_threads):
+    asked = []
+
+    def fail(batch, **options):
+        asked.append(batch)
+        raise RuntimeError("out of memory")
+
+    tiny_model.encode = fail
+    with pytest.raises(RuntimeError, match="out of memory"):
+        embed(tiny_model, texts * 40 + [f"yes {n}" for n in range(600)], batch_size=1)
+    assert len(asked) < 500 and torch.get_num_threads() == 2
+
+
+def test_one_after_the_other_under_autocast(tiny_model, texts, two_threads):
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = tiny_model.encode(texts, batch_size=1)
+        np.testing.assert_allclose(embed(tiny_model, texts, batch_size=1), expected, atol=1e-5)
+    assert not np.allclose(expected, tiny_model.encode(texts), atol=1e-5)

@@ -80,7 +80,7 @@ class Encoder:
         vectors = embed(
             self.model,
             texts,
-            encode=self.model.encode_document,
+            encode="encode_document",
             batch_size=batch_size,
             done=done,
             truncate_dim=self.dimensions,
