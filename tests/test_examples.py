@@ -27,7 +27,7 @@ RUN = {
 
 def run(folder, *arguments):
     done = subprocess.run(
-        [sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=folder, timeout=180
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=folder, timeout=900
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
