@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sentence_transformers_mirror.loss import candidates_of, normalized
+from sentence_transformers_mirror.loss import compared, normalized
 
 # Anchor rows at a time: at 65,536 texts the similarities of their two views are 2 x 128 x 131,072 numbers. More are
-# no faster on two cores.
+# no faster on a CPU.
 _CHUNK = 128
 
 
@@ -51,9 +51,7 @@ class _Chunked(torch.autograd.Function):
         gradient = torch.zeros_like(candidates) if ctx.needs_input_grad[0] else None
         for first in range(begin, end, _CHUNK):
             part = slice(first, min(first + _CHUNK, end))
-            itself, positive, excluded = candidates_of(
-                rows, len(candidates), part, row_ids, negative_ids, candidates.device
-            )
+            itself, positive, excluded = compared(candidates, rows, part, row_ids, negative_ids)
             scaled = candidates[itself] / temperature
             logits = (scaled @ candidates.T).masked_fill_(excluded, -torch.inf)
             of_positive = logits.gather(1, positive[:, None])

@@ -61,7 +61,7 @@ def nt_xent(
         raise ValueError(f"temperature must be above 0, not {temperature}; the paper uses 0.04 for sentences.")
     with torch.autocast(a.device.type, enabled=False):
         candidates = normalized(a, b, negatives)
-        itself, positive, excluded = candidates_of(len(a), len(candidates), anchors, row_ids, negative_ids, a.device)
+        itself, positive, excluded = compared(candidates, len(a), anchors, row_ids, negative_ids)
         logits = candidates[itself] @ candidates.T / temperature
         return F.cross_entropy(logits.masked_fill(excluded, -torch.inf), positive)
 
@@ -72,13 +72,8 @@ def normalized(a: Tensor, b: Tensor, negatives: Tensor | None) -> Tensor:
     return F.normalize(candidates.to(torch.promote_types(a.dtype, torch.float32)), dim=-1)
 
 
-def candidates_of(
-    rows: int,
-    candidates: int,
-    anchors: slice,
-    row_ids: Tensor | None,
-    negative_ids: Tensor | None,
-    device: torch.device,
+def compared(
+    candidates: Tensor, rows: int, anchors: slice, row_ids: Tensor | None, negative_ids: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What the anchors of :func:`nt_xent`, the n rows of a slice, are compared with.
 
@@ -86,9 +81,9 @@ def candidates_of(
         Where each of the 2n views and its positive are among the candidates, shape (2n,), and which candidates do not
         count for it: itself and other rows of the same text, a boolean (2n, candidates).
     """
-    index = torch.arange(rows, device=device)[anchors]
+    index = torch.arange(rows, device=candidates.device)[anchors]
     itself, positive = torch.cat([index, index + rows]), torch.cat([index + rows, index])
-    excluded = torch.zeros(len(itself), candidates, dtype=torch.bool, device=device)
+    excluded = torch.zeros(len(itself), len(candidates), dtype=torch.bool, device=candidates.device)
     if row_ids is not None:
         ids = row_ids.reshape(rows, -1)
         excluded[:, : 2 * rows] = _share_id(ids[anchors], ids).repeat(2, 2)

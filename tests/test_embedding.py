@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -106,11 +107,28 @@ def test_batches_are_embedded_side_by_side(tiny_model, texts, two_threads):
     assert threads == [1] * 4 and torch.get_num_threads() == 2
 
 
+def test_a_tokenizer_serves_one_thread_at_a_time(tiny_model, two_threads):
+    """Fast tokenizers raise "Already borrowed" when two threads set their padding at once."""
+    preprocess, busy = tiny_model.preprocess, threading.Lock()
+
+    def alone(*args, **options):
+        assert busy.acquire(blocking=False), "two threads at once"
+        try:
+            time.sleep(0.01)
+            return preprocess(*args, **options)
+        finally:
+            busy.release()
+
+    tiny_model.preprocess = alone
+    embed(tiny_model, [f"yes {n}" for n in range(20)], batch_size=1)
+
+
 def test_an_error_ends_it_and_threads_are_given_back(tiny_model, texts, two_threads):
     asked = []
 
     def fail(batch, **options):
         asked.append(batch)
+        time.sleep(0.01)  # time for the first error to be seen
         raise RuntimeError("out of memory")
 
     tiny_model.encode = fail
