@@ -40,14 +40,23 @@ if TYPE_CHECKING:
 Neighbours = tuple[str, list[list[tuple[str, bool]]]]  # a text, and what is near it before and after; True is new
 
 BEFORE, AFTER, WORDS = "#8a8f98", "#c2410c", "#3f6212"
-_SHOWN = 20  # texts with their neighbours
+_SHOWN, _OPEN = 20, 5  # texts with their neighbours, and those that are seen at once
 _NEIGHBOURS = 3
+_GLANCE = 120  # characters of a text that are shown
 
 _SENTENCES = {
     "better": "The model after tuning is better on these texts.",
     "worse": "The model after tuning is worse on these texts.",
     "no evidence": "There is no evidence that tuning changed how good the model is on these texts.",
     "damaged": "The model after tuning is damaged: it no longer recognises texts of which it sees most words.",
+}
+_GEOMETRY = {
+    "alignment": "how far apart parts of one text are (squared distance, 0 to 4): lower is closer",
+    "uniformity": "how evenly vectors fill the sphere: lower is more even",
+    "isotropy": "whether all directions are used alike, 0 to 1",
+    "mean vector norm": "length of the mean of all vectors: what all texts have in common",
+    "effective rank": "how many directions are in use",
+    "mean cosine of random pairs": "how alike texts seem that have nothing to do with each other",
 }
 
 _STYLE = """
@@ -56,9 +65,10 @@ h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.5rem}
 .verdict{padding:1rem 1.25rem;border-left:.5rem solid;background:#f5f5f4;font-size:1.2rem}
 .better{border-color:#3f6212}.worse,.damaged{border-color:#b91c1c}.no{border-color:#8a8f98}
 table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.3rem .5rem;border-bottom:1px solid #e7e5e4;
-vertical-align:top}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+vertical-align:top}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}td.n{white-space:nowrap}
 img{max-width:100%}.new{background:#ffedd5}.gone{color:#8a8f98;text-decoration:line-through}
-small,.note{color:#57534e}ol{margin:0;padding-left:1.2rem}
+small,.note{color:#57534e}ol{margin:0;padding-left:1.2rem}li,code{overflow-wrap:anywhere}
+.near{table-layout:fixed}summary{cursor:pointer;margin:.5rem 0}
 """
 
 
@@ -228,60 +238,79 @@ def _page(
         f"from {found.documents:,} texts. One part is the question; a good model finds the other part near the top of "
         "all other texts. If it is always first, the mean reciprocal rank is 1; if it is second, 0.5; tenth, 0.1. It "
         "is better or worse only if the whole interval is beyond 0 by at least "
-        f"{found.least_effect:g}.</p>",
+        f"{found.least_effect:g}: smaller changes did not tell what labels say.</p>",
         "<h2>How high the right text ranks</h2>",
         _image(pictures["ranks"], "Mean reciprocal ranks before, after and of TF-IDF, with intervals"),
         "<p class=note>Lines are 95% intervals over texts. Look-alikes are the texts that share the most telling "
         "words: among them words alone do not help. Comparing words (TF-IDF) reaches "
         f"{words['everywhere']} and {words['among look-alikes']}; a model below that is not worth its cost for search "
         "in such texts.</p>",
-        "<h2>How alike texts seem to the model</h2>",
-        _image(pictures["cosines"], "Histograms of cosine similarity before and after"),
-        "<p class=note>The further the two hills are apart, the easier it is to set a threshold. That hills move to "
-        "the left is no loss: what counts is the gap.</p>",
-        "<h2>What changed for some of the texts</h2>",
-        f"<p class=note>The {_NEIGHBOURS} nearest texts; struck through are those that left, marked those that "
-        "came.</p>",
-        "<table><tr><th>text<th>nearest before<th>nearest after</tr>",
-        *(
-            f"<tr><td>{_text(text)}<td>{_list(near[0], 'gone')}<td>{_list(near[1], 'new')}</tr>"
-            for text, near in neighbours
-        ),
-        "</table>",
-        "<h2>Where the vectors lie</h2>",
-        _image(pictures["spectrum"], "Cumulative share of the variance by principal axis"),
-        "<p class=note>A curve that rises at once uses few directions. These numbers describe; they have no vote in "
-        "the verdict, since they are known to follow the quality of search poorly.</p>",
-        "<table><tr><th><th class=n>before<th class=n>after</tr>",
-        *(
-            f"<tr><td>{name}<td class=n>{found.before[name]:.3f}<td class=n>{found.after[name]:.3f}</tr>"
-            for name in found.before
-            if name not in found.words
-        ),
-        "</table>",
     ]
     if scores:
+        rows = list(zip(*scores, strict=True))
+        absent = dict.fromkeys(old.name for old, _ in rows if old.value is None)
         sections += [
             "<h2>Where there are labels</h2>",
             "<table><tr><th>set<th>measure<th class=n>before<th class=n>after<th class=n>pairs or mentions</tr>",
             *(
-                f"<tr><td>{_text(old.name)}<td>{old.metric}<td class=n>{_number(old.value)}<td class=n>"
-                f"{_number(new.value)}<td class=n>{old.size or ''}</tr>"
-                for old, new in zip(*scores, strict=True)
+                f"<tr><td>{_text(old.name)}<td>{old.metric}<td class=n>{old.value:.2f}<td class=n>{new.value:.2f}"
+                f"<td class=n>{old.size:,}</tr>"
+                for old, new in rows
+                if old.value is not None
             ),
             "</table>",
         ]
+        if absent:
+            sections.append(f"<p class=note>Absent: {', '.join(map(_text, absent))}.</p>")
+    sections += [
+        "<h2>How alike texts seem to the model</h2>",
+        _image(pictures["cosines"], "Histograms of cosine similarity before and after"),
+        "<p class=note>The further the two hills are apart, the easier it is to set a threshold. That hills move to "
+        "the left is no loss: what counts is the gap.</p>",
+    ]
     if "loss" in pictures:
         sections += ["<h2>The loss while tuning</h2>", _image(pictures["loss"], "Loss by step")]
+    sections += [
+        "<h2>Where the vectors lie</h2>",
+        _image(pictures["spectrum"], "Cumulative share of the variance by principal axis"),
+        "<p class=note>A curve that rises at once uses few directions. These numbers describe; they have no vote in "
+        "the verdict, since they are known to follow the quality of search poorly.</p>",
+        "<table><tr><th><th class=n>before<th class=n>after<th></tr>",
+        *(
+            f"<tr><td>{name}<td class=n>{found.before[name]:.3g}<td class=n>{found.after[name]:.3g}"
+            f"<td class=note>{meaning}</tr>"
+            for name, meaning in _GEOMETRY.items()
+        ),
+        "</table>",
+        "<h2>What changed for some of the texts</h2>",
+        f"<p class=note>The {_NEIGHBOURS} nearest texts; struck through are those that left, marked those that "
+        "came.</p>",
+        _table_of(neighbours[:_OPEN]),
+    ]
+    if neighbours[_OPEN:]:
+        sections.append(
+            f"<details><summary>{len(neighbours) - _OPEN} more</summary>{_table_of(neighbours[_OPEN:])}</details>"
+        )
     made = environment()
     versions = ", ".join(f"{name} {value}" for name, value in made.items() if name != "command")
-    sections.append(f"<p><small>Made by <code>{_text(made['command'])}</code> with {_text(versions)}.</small></p>")
+    sections.append(
+        f"<p><small>Made by <code>{html.escape(made['command'])}</code> with {html.escape(versions)}.</small></p>"
+    )
     return (
         "<!doctype html><html lang=en><meta charset=utf-8>"
+        "<meta name=viewport content='width=device-width'>"
         "<meta http-equiv=Content-Security-Policy "
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
         f"<title>Did tuning help?</title><style>{_STYLE}</style>\n" + "\n".join(sections) + "\n</html>\n"
     )
+
+
+def _table_of(neighbours: list[Neighbours]) -> str:
+    rows = (
+        f"<tr><td>{_text(text)}<td>{_list(near[0], 'gone')}<td>{_list(near[1], 'new')}</tr>"
+        for text, near in neighbours
+    )
+    return f"<table class=near><tr><th>text<th>nearest before<th>nearest after</tr>{''.join(rows)}</table>"
 
 
 def _image(picture: bytes, words: str) -> str:
@@ -295,8 +324,4 @@ def _list(texts: list[tuple[str, bool]], changed: str) -> str:
 
 def _text(text: str) -> str:
     """Escaped, and no longer than can be read at a glance."""
-    return html.escape(text if len(text) <= 160 else text[:157] + "...")
-
-
-def _number(value: float | None) -> str:
-    return "absent" if value is None else f"{value:.2f}"
+    return html.escape(text if len(text) <= _GLANCE else text[: _GLANCE - 3] + "...")

@@ -36,6 +36,7 @@ def test_the_page_says_what_was_found_and_escapes_what_texts_say(page, tmp_path)
     assert "<script" not in content and "<img src=x" not in content and "http://" not in content
     assert content.count("src='data:image/png;base64,") == 4 == len(list((tmp_path / "plots").glob("*.png")))
     assert content.count("<tr><td>") == 20 + 6  # texts with neighbours, and numbers of geometry
+    assert "torch " in content.split("Made by")[1] and "faiss-cpu" in content.split("Made by")[1]
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in (tmp_path / "plots").iterdir())
 
 
@@ -77,7 +78,8 @@ def test_command_line(folders, tmp_path, capsys):
     assert main(["compare", *folders, *output, "--json", "--structure", "first"]) == 0
     assert json.loads(capsys.readouterr().out)["verdict"] == "no evidence"
     content = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert "The loss while tuning" in content and "Where there are labels" in content and "<td>STS-B" in content
+    assert "The loss while tuning" in content and "Where there are labels" in content and "<td>STS-B<" in content
+    assert "Absent: STS12, STS13" in content and "<td>STS12<" not in content
     assert (tmp_path / "p/loss.png").exists()
 
 
