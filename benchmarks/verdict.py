@@ -1,12 +1,13 @@
 """Is the verdict of `compare` right? Tuning runs that help, do nothing and destroy, where labels say which is which.
 
 For each domain there are texts to tune on, other texts with structure for the verdict, and labels that the verdict
-does not see. Runs differ in model, recipe, learning rate and seed. The least effect that counts is chosen on all
-domains but one and tested on that one, in turn. Beside it stand two baselines: to call every run better, and to call a
-run better if `MirrorLoss` on held-out texts fell.
+does not see. Runs differ in model, recipe, learning rate and seed. The least gain and the least loss that count are
+chosen on all domains but one and tested on that one, in turn. Beside it stand two baselines: to call every run better,
+and to call a run better if `MirrorLoss` on held-out texts fell.
 
 Truth is the change in the label score, in points of 100. A verdict is right if the change has its sign; a run that
-differs by more than two points should get one. Of each run the mean of original and tuned weights is scored, too.
+differs by more than two points should get one. Of each run the mean of original and tuned weights is measured and
+scored, too: what would a guard leave that may choose it?
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import gzip
 import itertools
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -31,11 +32,12 @@ from sklearn.metrics import roc_auc_score
 
 from sentence_transformers_mirror import MirrorLoss, mirror_tune
 from sentence_transformers_mirror.embedding import embed
+from sentence_transformers_mirror.environment import environment
 from sentence_transformers_mirror.evidence import Evidence, Measurement, Parts, judge, measure, split_parts
 from sentence_transformers_mirror.labels import read_pairs
 from sentence_transformers_mirror.ranking import look_alikes
 
-LEAST = [0.0, 0.0025, 0.005, 0.01, 0.02, 0.04]  # effects to choose from
+LEAST = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08]  # effects to choose from; rounding alone can move a rank
 WANTED = 0.95  # precision on the domains that the effect is chosen on
 POINTS = 2.0  # a change of the label score that should not be missed
 DOCUMENTS = 400
@@ -187,9 +189,9 @@ def run(name: str, model_name: str, setting: dict, seed: int, texts: int, data: 
     }
 
 
-def verdict(row: dict, least: float) -> str:
-    evidence = row["evidence"]
-    return "better" if evidence["low"] > least else "worse" if evidence["high"] < -least else "no evidence"
+def verdict(evidence: dict, least: tuple[float, float]) -> str:
+    """With a least gain and a least loss."""
+    return "better" if evidence["low"] > least[0] else "worse" if evidence["high"] < -least[1] else "no evidence"
 
 
 def judged(rows: list[dict], said: list[str]) -> dict[str, object]:
@@ -205,36 +207,74 @@ def judged(rows: list[dict], said: list[str]) -> dict[str, object]:
     return found
 
 
-def choose(rows: list[dict]) -> float:
-    """The smallest effect whose verdicts are right often enough; the largest there is if none is."""
-    for least in LEAST:
-        found = judged(rows, [verdict(row, least) for row in rows])
-        said, right = (sum(found[f"{word}: {what}"] for word in ("better", "worse")) for what in ("said", "right"))
-        if said and right >= WANTED * said:
-            return least
-    return LEAST[-1]
+def choose(rows: list[dict]) -> tuple[float, float]:
+    """The smallest gain and loss at which what is said is right often enough; the largest there are if none are."""
+
+    def smallest(word: str) -> float:
+        for least in LEAST:
+            found = judged(rows, [verdict(row["evidence"], (least, least)) for row in rows])
+            if found[f"{word}: right"] >= WANTED * found[f"{word}: said"]:
+                return least
+        return LEAST[-1]
+
+    return smallest("better"), smallest("worse")
 
 
 def summary(rows: list[dict]) -> list[dict[str, object]]:
+    def line(name: str, tested_on: str, least: Sequence[object], rows: list[dict], said: list[str]) -> dict:
+        leasts = {"least gain": least[0], "least loss": least[1]}
+        return {"verdict": name, "tested on": tested_on, **leasts, **judged(rows, said)}
+
     lines, together = [], []
     for name in dict.fromkeys(row["domain"] for row in rows):
         mine = [row for row in rows if row["domain"] == name]
         others = [row for row in rows if row["domain"] != name]
         if others:
             least = choose(others)
-            said = [verdict(row, least) for row in mine]
+            said = [verdict(row["evidence"], least) for row in mine]
             together += zip(mine, said, strict=True)
-            lines.append({"verdict": "compare", "tested on": name, "least effect": least, **judged(mine, said)})
+            lines.append(line("compare", name, least, mine, said))
     if together:
-        tested = judged([row for row, _ in together], [said for _, said in together])
-        lines.append({"verdict": "compare", "tested on": "all, each by the others", "least effect": "", **tested})
+        tested = [row for row, _ in together], [said for _, said in together]
+        lines.append(line("compare", "all, each by the others", ("", ""), *tested))
+        least = choose(rows)
+        said = [verdict(row["evidence"], least) for row in rows]
+        lines.append(line("compare", "all, chosen on the same", least, rows, said))
     baselines = {
         "always better": ["better"] * len(rows),
         "loss on held-out texts": ["better" if row["loss"] < 0 else "worse" for row in rows],
     }
-    for name, said in baselines.items():
-        lines.append({"verdict": name, "tested on": "all", "least effect": "", **judged(rows, said)})
-    return lines
+    return [*lines, *(line(name, "all", ("", ""), rows, said) for name, said in baselines.items())]
+
+
+def guarded(rows: list[dict]) -> list[dict[str, object]]:
+    """What labels say of the weights that a guard would leave, over all runs: none, one that takes back what is
+    worse, and one that may also choose the mean of original and tuned weights."""
+    least = choose(rows)
+
+    def left(choices: Sequence[dict]) -> float:
+        best = max(choices, key=lambda one: one["difference"])
+        return 0.0 if verdict(best, least) == "worse" else best["truth"]
+
+    changes = {
+        "none": [row["truth"] for row in rows],
+        "takes back what is worse": [left([tuned(row)]) for row in rows],
+        "may average": [left([tuned(row), row["average"]]) for row in rows],
+    }
+    return [
+        {
+            "guard": name,
+            "runs": len(rows),
+            "mean change": round(float(np.mean(values)), 2),
+            "worst": min(values),
+            "runs that lose more than two points": sum(value < -POINTS for value in values),
+        }
+        for name, values in changes.items()
+    ]
+
+
+def tuned(row: dict) -> dict:
+    return {**row["evidence"], "truth": row["truth"]}
 
 
 def main() -> None:
@@ -251,7 +291,8 @@ def main() -> None:
     if args.texts != whole and not args.output:
         raise SystemExit("Other --texts are for a quick look: name another --output, where they are not the result.")
     path = args.output or RESULTS / "verdict.json"
-    rows = json.loads(path.read_text(encoding="utf-8"))["result"]["runs"] if path.exists() else []
+    kept = json.loads(path.read_text(encoding="utf-8"))["result"] if path.exists() else {"runs": [], "commands": []}
+    rows, commands = kept["runs"], [*kept["commands"], environment()["command"]]
     done = {(row["domain"], row["model"], row["recipe"], row["learning_rate"], row["seed"]) for row in rows}
     threads = max(1, torch.get_num_threads() // args.jobs)
     with ProcessPoolExecutor(args.jobs, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
@@ -266,7 +307,8 @@ def main() -> None:
             rows.append(future.result())
             shown = {key: value for key, value in rows[-1].items() if key != "evidence"}
             print(shown, rows[-1]["evidence"]["low"], rows[-1]["evidence"]["high"], flush=True)
-            keep("verdict", {"runs": rows, "summary": summary(rows)}, args.output)
+            result = {"commands": list(dict.fromkeys(commands)), "summary": summary(rows), "guard": guarded(rows)}
+            keep("verdict", {**result, "runs": rows}, args.output)
 
 
 if __name__ == "__main__":

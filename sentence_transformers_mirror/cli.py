@@ -237,7 +237,10 @@ def _guarded(result: TuningResult) -> str:
     found = result.evidence
     if found is None:
         return "none (the texts are single sentences, or fewer than 500 to 700)" if result.steps else "none"
-    kept = f"the weights of step {result.kept_step} are kept" if result.kept_step else "the original weights are back"
+    averaged = ", averaged with the original ones," if result.averaged else ""
+    kept = f"the weights of step {result.kept_step}{averaged} are kept"
+    if not result.kept_step:
+        kept = "the original weights are back"
     return (
         f"{found.verdict} on {found.documents} texts set aside: mean reciprocal rank {found.difference:+.3f} "
         f"({found.low:+.3f} to {found.high:+.3f}); {kept}; measuring took {result.guard_seconds:.0f} s"

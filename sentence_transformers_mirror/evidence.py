@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Verdict = Literal["better", "worse", "no evidence", "damaged"]
 
 _LEAST_DOCUMENTS = 50  # with structure, to say anything
+# Calibrated on runs with labels (benchmarks/verdict.py): a gain is right as soon as it is sure, a small loss is not.
+LEAST_GAIN, LEAST_LOSS = 0.001, 0.04
 _RESAMPLES = 2_000
 _BLOCK = 100  # resamples at a time, to bound memory
 _HIDDEN = 0.3  # of the words of a single sentence
@@ -89,7 +91,8 @@ class Evidence:
         pairs: Parts ranked.
         documents: Texts they are from.
         structure: What the parts are.
-        least_effect: Difference that would have counted.
+        least_gain: Rise that would have counted.
+        least_loss: Fall that would have counted.
     """
 
     verdict: Verdict
@@ -102,7 +105,8 @@ class Evidence:
     pairs: int
     documents: int
     structure: str
-    least_effect: float
+    least_gain: float
+    least_loss: float
 
 
 def compare(
@@ -113,7 +117,8 @@ def compare(
     structure: str = "auto",
     language: str = "en",
     max_documents: int = 1_000,
-    least_effect: float = 0.01,
+    least_gain: float = LEAST_GAIN,
+    least_loss: float = LEAST_LOSS,
     seed: int = 0,
 ) -> Evidence:
     """Say whether one model is better than another on texts without labels.
@@ -125,7 +130,8 @@ def compare(
         structure: As in `split_parts`.
         language: Of the texts, an ISO 639-1 code, for finding sentences.
         max_documents: More are sampled.
-        least_effect: Difference in mean reciprocal rank below which nothing is said, however sure.
+        least_gain: Rise of the mean reciprocal rank that the whole interval must exceed for *better*.
+        least_loss: Fall that it must exceed for *worse*.
         seed: Of samples and of the bootstrap.
 
     Returns:
@@ -138,7 +144,7 @@ def compare(
     parts = split_parts(texts, structure, language=language, max_documents=max_documents, seed=seed)
     rivals = look_alikes(parts.passages)
     measured = [measure(load_model(model), parts, rivals) for model in (before, after)]
-    return judge(*measured, parts, rivals, least_effect, seed)
+    return judge(*measured, parts, rivals, least_gain, least_loss, seed)
 
 
 def split_parts(
@@ -221,16 +227,17 @@ def judge(
     after: Measurement,
     parts: Parts,
     rivals: np.ndarray,
-    least_effect: float = 0.01,
+    least_gain: float = LEAST_GAIN,
+    least_loss: float = LEAST_LOSS,
     seed: int = 0,
 ) -> Evidence:
     """The verdict on two measurements of the same parts; arguments as in `compare` and `measure`."""
     differences = after.ranks - before.ranks
     low, high = bootstrap(differences, parts.documents, seed)
     verdict: Verdict = "no evidence"
-    if high < -least_effect:
+    if high < -least_loss:
         verdict = "damaged" if parts.structure == SINGLE else "worse"
-    elif low > least_effect and parts.structure != SINGLE:
+    elif low > least_gain and parts.structure != SINGLE:
         verdict = "better"
     words = (
         tfidf_reciprocal_ranks(parts.queries, parts.passages),
@@ -247,7 +254,8 @@ def judge(
         len(parts.queries),
         _documents(parts),
         parts.structure,
-        least_effect,
+        least_gain,
+        least_loss,
     )
 
 

@@ -8,6 +8,7 @@ import random
 import statistics
 import time
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_EVALUATIONS = 3  # while tuning, the last at its end; one more comes before it
+_EVALUATIONS = 2  # while tuning, the last at its end; one more comes before it, and one after
 _LEAST, _MOST = 50, 500  # documents held out
 _SHARE_OF_TEXTS = 0.1  # that may be held out
 _SHARE_OF_TIME = 0.1  # that measuring may take, by the characters read; 15% leaves room for padding
@@ -62,7 +63,7 @@ def hold_out(dataset: Dataset, recipe: Recipe, seed: int, language: str = "en") 
     for row in structured[: min(_MOST, int(_SHARE_OF_TEXTS * len(texts)))]:
         # The beginning of a long document is enough to know it by: a first sentence, and as much again.
         text = texts[row] if len(texts[row]) <= 2 * longest else texts[row][: 2 * longest].rsplit(" ", 1)[0]
-        budget -= (1 + _EVALUATIONS) * len(text)
+        budget -= (2 + _EVALUATIONS) * len(text)
         if budget < 0:
             break
         chosen[row] = text
@@ -75,8 +76,28 @@ def hold_out(dataset: Dataset, recipe: Recipe, seed: int, language: str = "en") 
     return dataset.select([row for row in range(len(texts)) if row not in chosen]), parts
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """Weights that were measured.
+
+    Args:
+        measurement: On the texts held out.
+        step: That the weights are of.
+        averaged: Whether they are the mean of that step's and the original ones.
+        weights: A copy.
+    """
+
+    measurement: Measurement
+    step: int
+    averaged: bool
+    weights: dict[str, torch.Tensor]
+
+
 class Guard(TrainerCallback):
-    """Measures the model before, on the way and at the end, and keeps the weights of the best step.
+    """Measures the model before, on the way and at the end, and keeps the best weights.
+
+    At the end it also measures the mean of the best step's and the original weights, which forgets less of what the
+    model knew (WiSE-FT, arXiv 2109.01903): most of what a learning rate too high would have destroyed comes back.
 
     Args:
         model: That is tuned.
@@ -95,7 +116,7 @@ class Guard(TrainerCallback):
         self.model, self.parts, self.autocast, self.prompt = model, parts, autocast, prompt
         self.rivals = look_alikes(parts.passages)
         self.before: Measurement
-        self.best: tuple[Measurement, int, dict[str, torch.Tensor]] | None = None
+        self.best: Candidate | None = None
         self.seconds = 0.0  # that measuring took
         self._steps: set[int] = set()
         self._measured = 0
@@ -108,32 +129,39 @@ class Guard(TrainerCallback):
         if state.global_step in self._steps:
             self._look(state.global_step)
 
-    def finish(self, step: int, keep_worse: bool, seed: int) -> tuple[Evidence, int]:
-        """Leave the model with the weights of the best step.
+    def finish(
+        self, step: int, original: dict[str, torch.Tensor], keep_worse: bool, seed: int
+    ) -> tuple[Evidence, Candidate | None]:
+        """Leave the model with the best weights, or the original ones if the best are worse.
 
         Args:
             step: The last one that was taken, at least 1.
-            keep_worse: Whether to keep them even if they are worse than the original ones.
+            original: Weights before the first.
+            keep_worse: Whether to keep the best even if they are worse than the original ones.
             seed: Of the bootstrap.
 
         Returns:
-            The evidence on them, and their step; 0 if they were worse and have to be taken back.
+            The evidence on the best, and these; None if they were worse and the model has its original weights.
         """
         if self._measured != step:  # Ctrl-C
             self._look(step)
-        measurement, best, weights = self.best
-        evidence = judge(self.before, measurement, self.parts, self.rivals, seed=seed)
+        best = self.best
+        self.model.load_state_dict({name: _mean(tensor, original[name]) for name, tensor in best.weights.items()})
+        self._look(best.step, averaged=True)
+        best = self.best
+        evidence = judge(self.before, best.measurement, self.parts, self.rivals, seed=seed)
         if evidence.verdict == "worse" and not keep_worse:
             logger.warning(
                 f"Tuning made the model worse on {evidence.documents} texts held out (mean reciprocal rank "
                 f"{evidence.difference:+.3f}, 95% interval {evidence.low:+.3f} to {evidence.high:+.3f}); it has its "
                 "original weights back. Try a lower learning rate, or keep_worse=True."
             )
-            return evidence, 0
-        self.model.load_state_dict(weights)
+            self.model.load_state_dict(original)
+            return evidence, None
+        self.model.load_state_dict(best.weights)
         return evidence, best
 
-    def _look(self, step: int) -> None:
+    def _look(self, step: int, averaged: bool = False) -> None:
         try:
             measurement = self._measure()
         except ValueError as error:
@@ -142,9 +170,9 @@ class Guard(TrainerCallback):
                 "it. The model has its original weights back."
             ) from error
         self._measured = step
-        if self.best is None or measurement.ranks.mean() > self.best[0].ranks.mean():
+        if self.best is None or measurement.ranks.mean() > self.best.measurement.ranks.mean():
             weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-            self.best = measurement, step, weights
+            self.best = Candidate(measurement, step, averaged, weights)
 
     def _measure(self) -> Measurement:
         start = time.perf_counter()
@@ -155,3 +183,7 @@ class Guard(TrainerCallback):
             module.training = mode
         self.seconds += time.perf_counter() - start
         return measurement
+
+
+def _mean(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return (a + b) / 2 if a.is_floating_point() else a

@@ -237,8 +237,9 @@ def _page(
         f"<p>No labels were used. {found.pairs:,} pairs of parts that belong together ({found.structure}) were cut "
         f"from {found.documents:,} texts. One part is the question; a good model finds the other part near the top of "
         "all other texts. If it is always first, the mean reciprocal rank is 1; if it is second, 0.5; tenth, 0.1. It "
-        "is better or worse only if the whole interval is beyond 0 by at least "
-        f"{found.least_effect:g}: smaller changes did not tell what labels say.</p>",
+        f"is better if the whole interval is above {found.least_gain:g}, and worse if it is below "
+        f"{-found.least_loss:g}: where labels were looked at, smaller falls went with better scores as well as with "
+        "worse ones.</p>",
         "<h2>How high the right text ranks</h2>",
         _image(pictures["ranks"], "Mean reciprocal ranks before, after and of TF-IDF, with intervals"),
         "<p class=note>Lines are 95% intervals over texts. Look-alikes are the texts that share the most telling "

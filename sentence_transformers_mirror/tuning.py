@@ -45,7 +45,7 @@ class TuningResult:
 
     Attributes:
         steps: Optimiser steps taken.
-        seconds: Wall-clock time of the training loop, with what the guard measures.
+        seconds: Wall-clock time of the training loop and of what the guard measures.
         guard_seconds: What of it the guard took.
         losses: Loss of each step.
         texts: Number of texts tuned on.
@@ -59,6 +59,7 @@ class TuningResult:
         evidence: What the guard found on held-out texts; None where there was none.
         kept_step: The step whose weights the model has: the best that the guard saw, or the last; 0 are the original
             weights, given back because tuning made the model worse.
+        averaged: Whether the guard kept the mean of that step's and the original weights, because it was better.
     """
 
     steps: int
@@ -75,6 +76,7 @@ class TuningResult:
     after: dict[str, float]
     evidence: Evidence | None
     kept_step: int
+    averaged: bool
 
 
 def mirror_tune(
@@ -110,8 +112,9 @@ def mirror_tune(
         callbacks: For the Trainer.
         prompt: Put before each text, never masked. By default the one that ``model.encode`` would put there, if any.
         guard: Measure the model on texts set aside (up to a tenth of them, and a tenth of the time) before tuning, on
-            the way and after, keep the best step, and give back the original weights if it is worse than these; see
-            `evidence`. By default where most texts have two sentences or more, since single sentences show too little.
+            the way and after, keep the best weights or their mean with the original ones, and give these back if that
+            is worse; see `evidence`. By default where most texts have two sentences or more, since single sentences
+            show too little.
         keep_worse: Keep the tuned weights even then.
         **overrides: Fields of the recipe to replace, such as ``learning_rate=1e-4``.
 
@@ -181,15 +184,16 @@ def mirror_tune(
             trainer.add_callback(watch)
         original = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         try:
-            seconds, interrupted = _train(trainer, progress)
-            evidence, kept_step = None, trainer.state.global_step
+            start = time.perf_counter()
+            interrupted = _train(trainer, progress)
+            evidence, kept_step, averaged = None, trainer.state.global_step, False
             if watch is not None and kept_step:
-                evidence, kept_step = watch.finish(kept_step, keep_worse, seed)
+                evidence, kept = watch.finish(kept_step, original, keep_worse, seed)
+                kept_step, averaged = (0, False) if kept is None else (kept.step, kept.averaged)
+            seconds = time.perf_counter() - start
         except FloatingPointError:
             model.load_state_dict(original)
             raise
-        if watch is not None and kept_step == 0:
-            model.load_state_dict(original)
     losses = [float(loss) for loss in trainer.step_losses[: trainer.state.global_step]]
     _host.describe_run(model, str(recipe), losses, trainer.state.epoch or 0)
     after = evaluator(model) if evaluator is not None else {}
@@ -208,6 +212,7 @@ def mirror_tune(
         after=after,
         evidence=evidence,
         kept_step=kept_step,
+        averaged=averaged,
     )
     if output_dir is not None:
         model.save_pretrained(str(output_dir))
@@ -298,10 +303,9 @@ def _loss(model: SentenceTransformer, recipe: Recipe) -> MirrorLoss:
     )
 
 
-def _train(trainer: _MirrorTrainer, progress: _Progress) -> tuple[float, bool]:
-    """Seconds taken, and whether Ctrl-C ended the run."""
+def _train(trainer: _MirrorTrainer, progress: _Progress) -> bool:
+    """Whether Ctrl-C ended the run."""
     progress.trainer = trainer
-    start = time.perf_counter()
     try:
         trainer.train()
     except KeyboardInterrupt:
@@ -309,12 +313,12 @@ def _train(trainer: _MirrorTrainer, progress: _Progress) -> tuple[float, bool]:
             f"Stopped by Ctrl-C at step {trainer.state.global_step} of {trainer.state.max_steps}; "
             "the model holds the weights of that step."
         )
-        return time.perf_counter() - start, True
+        return True
     finally:
         if progress.bar is not None:
             progress.bar.close()
         trainer.model.zero_grad()
-    return time.perf_counter() - start, False
+    return False
 
 
 def _arguments(model: SentenceTransformer, recipe: Recipe, workspace: str, seed: int, texts: int):

@@ -126,15 +126,23 @@ def test_verdict(data_dir, tmp_path, tiny_model):
     assert [line["verdict"] for line in result["summary"]] == ["always better", "loss on held-out texts"]
 
 
+def test_guard(data_dir, tmp_path, tiny_model):
+    tiny_model.save_pretrained(str(tmp_path / "tiny"))
+    rows = run(data_dir, tmp_path, "guard.py", "--texts", "800", "--model", str(tmp_path / "tiny"))["result"]
+    assert len(rows) == 3 and all(50 <= row["set aside and measured"] <= 800 - row["tuned on"] for row in rows)
+
+
 def test_verdicts_are_counted(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import verdict
 
     def row(domain, truth, low, high, loss=-1):
-        return {"domain": domain, "truth": truth, "loss": loss, "evidence": {"low": low, "high": high}}
+        interval = {"low": low, "high": high, "difference": (low + high) / 2}
+        average = {"low": -0.01, "high": 0.01, "difference": 0.0, "truth": 1}
+        return {"domain": domain, "truth": truth, "loss": loss, "evidence": interval, "average": average}
 
-    rows = [row("a", 3, 0.02, 0.03), row("a", -3, -0.03, -0.02), row("a", -1, 0.001, 0.004), row("a", 5, -0.01, 0.01)]
-    assert verdict.judged(rows, [verdict.verdict(one, 0) for one in rows]) == {
+    rows = [row("a", 3, 0.02, 0.03), row("a", -3, -0.03, -0.02), row("a", -1, 0.0005, 0.004), row("a", 5, -0.01, 0.01)]
+    assert verdict.judged(rows, [verdict.verdict(one["evidence"], (0, 0)) for one in rows]) == {
         "runs": 4,
         "better: said": 2,
         "better: right": 1,
@@ -143,11 +151,23 @@ def test_verdicts_are_counted(monkeypatch):
         "runs that differ": 3,
         "of these decided": 2,
     }
-    assert verdict.choose(rows) == 0.0025  # the third is wrong, and no longer said
+    assert verdict.choose(rows) == (0.001, 0.001) and verdict.choose([*rows, row("a", 1, -0.05, -0.03)]) == (
+        0.001,
+        0.04,
+    )
     lines = verdict.summary([*rows, *({**one, "domain": "b"} for one in rows)])
-    assert [line["tested on"] for line in lines] == ["a", "b", "all, each by the others", "all", "all"]
-    assert [line["better: right"] for line in lines] == [1, 1, 2, 4, 4]
-    assert lines[2]["better: said"] == lines[2]["worse: right"] == 2 and lines[3]["better: said"] == 8
+    assert [line["tested on"] for line in lines] == [
+        "a",
+        "b",
+        "all, each by the others",
+        "all, chosen on the same",
+        "all",
+        "all",
+    ]
+    assert [line["better: right"] for line in lines] == [1, 1, 2, 2, 4, 4]
+    assert lines[2]["better: said"] == lines[2]["worse: right"] == 2 and lines[4]["better: said"] == 8
+    guards = {line["guard"]: (line["mean change"], line["worst"]) for line in verdict.guarded(rows)}
+    assert guards == {"none": (1, -3), "takes back what is worse": (1.75, -1), "may average": (2, -1)}
 
 
 def test_every_ablation_steps(tmp_path, tiny_model, texts, monkeypatch):

@@ -43,7 +43,8 @@ def test_the_verdict_follows_the_noise():
     assert better.after == worse.before
     assert better.structure == "first sentence and the rest" and better.documents == better.pairs == len(DOCUMENTS)
     assert astuple(compare(bad, good, DOCUMENTS)) == astuple(better)
-    assert compare(bad, good, DOCUMENTS, least_effect=0.99).verdict == "no evidence"
+    assert compare(bad, good, DOCUMENTS, least_gain=0.99).verdict == "no evidence"
+    assert compare(good, bad, DOCUMENTS, least_loss=0.99).verdict == "no evidence"
 
 
 def test_an_identical_model_is_no_evidence():

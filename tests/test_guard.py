@@ -19,7 +19,7 @@ DOCUMENTS = [
     for n, (a, b, c) in enumerate((a, b, c) for a in NOUNS for b in NOUNS for c in NOUNS[:6])
 ]
 SINGLE = [document.split(". ")[0] for document in DOCUMENTS]
-SHORT = {"batch_size": 180, "max_length": 12}  # three steps
+SHORT = {"batch_size": 180, "max_length": 12}  # three steps, of which the second and the third are measured
 
 
 def ranks(value):
@@ -57,7 +57,7 @@ def test_without_structure_nothing_is_set_aside(texts):
     assert hold_out(dataset, RECIPES["sentence"], seed=1) == (dataset, None)
 
 
-def test_measuring_costs_a_tenth_of_the_time():
+def test_measuring_costs_a_tenth_of_the_time():  # before, twice while tuning, and the mean
     long = [f"{text} {'More is said here. ' * 60}" for text in DOCUMENTS] * 3
     long = [f"{n} {text}" for n, text in enumerate(long)]
     recipe = dataclasses.replace(RECIPES["sentence"], max_length=50)
@@ -67,26 +67,43 @@ def test_measuring_costs_a_tenth_of_the_time():
 
 
 def test_the_best_step_is_kept(tiny_model, monkeypatch):
-    left = measured_as(monkeypatch, [0.2, 0.6, 0.4, 0.3])
+    left = measured_as(monkeypatch, [0.2, 0.6, 0.4, 0.6])
     seen = []
     look = guard.Guard._look
     monkeypatch.setattr(
-        guard.Guard, "_look", lambda self, step: seen.append((step, weights(self.model))) or look(self, step)
+        guard.Guard,
+        "_look",
+        lambda self, *args, **kw: seen.append((*args, weights(self.model))) or look(self, *args, **kw),
     )
     result = mirror_tune(tiny_model, DOCUMENTS, **SHORT)
-    assert not left and [step for step, _ in seen] == [1, 2, 3]
-    assert (result.kept_step, result.steps, result.evidence.verdict) == (1, 3, "better")
+    assert not left and [step for step, _ in seen] == [2, 3, 2] and not result.averaged
+    assert (result.kept_step, result.steps, result.evidence.verdict) == (2, 3, "better")
     assert 0 < result.guard_seconds < result.seconds
-    assert equal(weights(tiny_model), seen[0][1]) and not equal(seen[0][1], seen[2][1])
+    assert equal(weights(tiny_model), seen[0][1]) and not equal(seen[0][1], seen[1][1])
+
+
+def test_the_mean_with_the_original_weights_is_kept_where_it_is_better(tiny_model, monkeypatch, tmp_path):
+    original, seen = weights(tiny_model), {}
+    measured_as(monkeypatch, [0.6, 0.3, 0.25, 0.55])
+    look = guard.Guard._look
+    monkeypatch.setattr(
+        guard.Guard,
+        "_look",
+        lambda self, step, **kw: seen.setdefault(step, weights(self.model)) and look(self, step, **kw),
+    )
+    result = mirror_tune(tiny_model, DOCUMENTS, keep_worse=True, **SHORT)
+    assert (result.kept_step, result.averaged) == (2, True)
+    for name, tensor in weights(tiny_model).items():
+        torch.testing.assert_close(tensor, (original[name] + seen[2][name]) / 2)
 
 
 def test_a_worse_model_is_taken_back_unless_wanted(tiny_model, make_model, monkeypatch, caplog):
     original = weights(tiny_model)
-    measured_as(monkeypatch, [0.6, 0.2, 0.3, 0.25])
+    measured_as(monkeypatch, [0.6, 0.3, 0.25, 0.2])
     result = mirror_tune(tiny_model, DOCUMENTS, **SHORT)
     assert (result.kept_step, result.evidence.verdict) == (0, "worse") and equal(weights(tiny_model), original)
     assert "Tuning made the model worse on" in caplog.text and "original weights back" in caplog.text
-    measured_as(monkeypatch, [0.6, 0.2, 0.3, 0.25])
+    measured_as(monkeypatch, [0.6, 0.3, 0.25, 0.2])
     result = mirror_tune(tiny_model, DOCUMENTS, keep_worse=True, **SHORT)
     assert (result.kept_step, result.evidence.verdict) == (2, "worse") and not equal(weights(tiny_model), original)
 
@@ -145,12 +162,12 @@ def test_ctrl_c_while_measuring(tiny_model, monkeypatch):
 
     monkeypatch.setattr(guard, "measure", interrupted)
     result = mirror_tune(tiny_model, DOCUMENTS, **SHORT)
-    assert result.interrupted and result.steps == 1 and result.evidence is not None and len(calls) == 3
+    assert result.interrupted and result.steps == 2 and result.evidence is not None and len(calls) == 4
 
 
 def test_a_run_that_diverges_is_undone(tiny_model):
     original = weights(tiny_model)
-    with pytest.raises(FloatingPointError, match="Embeddings are not numbers after step 1: .*original weights back"):
+    with pytest.raises(FloatingPointError, match="Embeddings are not numbers after step 2: .*original weights back"):
         mirror_tune(tiny_model, DOCUMENTS, learning_rate=1e30, **SHORT)
     assert equal(weights(tiny_model), original)
 
