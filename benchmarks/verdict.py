@@ -15,6 +15,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import math
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -208,16 +209,15 @@ def judged(rows: list[dict], said: list[str]) -> dict[str, object]:
 
 
 def choose(rows: list[dict]) -> tuple[float, float]:
-    """The smallest gain and loss at which what is said is right often enough; the largest there are if none are."""
+    """The smallest gain, and with it the smallest loss, at which what is said is right often enough."""
 
-    def smallest(word: str) -> float:
-        for least in LEAST:
-            found = judged(rows, [verdict(row["evidence"], (least, least)) for row in rows])
-            if found[f"{word}: right"] >= WANTED * found[f"{word}: said"]:
-                return least
-        return LEAST[-1]
+    def right(gain: float, loss: float) -> bool:
+        found = judged(rows, [verdict(row["evidence"], (gain, loss)) for row in rows])
+        said, right = (sum(found[f"{word}: {what}"] for word in ("better", "worse")) for what in ("said", "right"))
+        return right >= WANTED * said
 
-    return smallest("better"), smallest("worse")
+    gain = next((least for least in LEAST if right(least, math.inf)), LEAST[-1])
+    return gain, next((least for least in LEAST if right(gain, least)), LEAST[-1])
 
 
 def summary(rows: list[dict]) -> list[dict[str, object]]:
