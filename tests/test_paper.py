@@ -57,7 +57,9 @@ def folder(tmp_path):
 
 @pytest.fixture
 def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(PAPER.parent))
+    """Imports a script as running it does: only its own folder is on the path."""
+    for name in ("shared", "common", "ablations", *SCRIPTS):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.syspath_prepend(str(PAPER))
     return importlib.import_module
 

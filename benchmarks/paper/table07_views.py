@@ -9,8 +9,10 @@ from __future__ import annotations
 import statistics
 from dataclasses import replace
 
-from ablations import UNMASKED, SameDropout, Variant, char_span, identical
 from shared import line, paper_sentences, parser, rate, report, scored, spearman
+
+# isort: split
+from ablations import UNMASKED, SameDropout, Variant, char_span, identical  # found once `shared` is imported
 
 from sentence_transformers_mirror import CharSpanMask
 from sentence_transformers_mirror.evaluation import SEVEN
