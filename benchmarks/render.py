@@ -348,8 +348,6 @@ def paper(result: dict) -> str:
         f"{result['learning rate']:g}, at most {result['texts']:,} texts, seeds "
         f"{', '.join(map(str, result['seeds']))}. {result['words']}"
     )
-    if len(result["seeds"]) == 1 and result["effects"]:
-        words += " There is one seed, and so no spread to hold an effect against."
     return "\n".join([f"### {result['title']}", "", words, "", table(lines), *([table(effects)] if effects else [])])
 
 

@@ -90,7 +90,8 @@ def test_what_reproduces(script):
         shared.line("after", 60.0, [59.0, 61.0]),
         shared.line("twice", 30.0, [69.0, 71.0]),
         shared.line("noise", 30.0, [49.0, 52.0]),
-        shared.line("harm", 30.0, 45.0),
+        shared.line("harm", 30.0, [44.0, 46.0]),
+        shared.line("once", 30.0, 45.0),
         shared.line("unpublished", None, 45.0),
         shared.line("absent", 30.0, None),
     ]
@@ -100,6 +101,7 @@ def test_what_reproduces(script):
         "twice": "direction and size",
         "noise": "no effect beyond the spread",
         "harm": "the opposite",
+        "once": "one seed cannot tell",
     }
     assert (found[0]["paper"], found[0]["ours"], found[0]["spread"]) == (40, 10, 2)
 

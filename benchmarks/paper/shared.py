@@ -82,7 +82,8 @@ def effects(lines: Sequence[dict], changes: dict[str, tuple[str, str]]) -> list[
 
     Returns:
         For each change: the paper's, ours (mean over seeds), the spread of ours, and whether it reproduces: in
-        direction if ours has the paper's sign and is larger than the spread, in size if it is half to twice as large.
+        direction if ours has the paper's sign and is larger than the spread, in size if it is half to twice as large;
+        one seed has no spread and cannot tell.
     """
     by_name = {one["what"]: one for one in lines}
     found = []
@@ -93,7 +94,9 @@ def effects(lines: Sequence[dict], changes: dict[str, tuple[str, str]]) -> list[
         paper = end["paper"] - start["paper"]
         ours = statistics.mean(end["ours"]) - statistics.mean(start["ours"])
         spread = max(max(one["ours"]) - min(one["ours"]) for one in (start, end))
-        if abs(ours) <= spread:
+        if len(end["ours"]) == 1:
+            verdict = "one seed cannot tell"
+        elif abs(ours) <= spread:
             verdict = "no effect beyond the spread"
         elif ours * paper < 0:
             verdict = "the opposite"
