@@ -7,7 +7,7 @@ import math
 import random
 import statistics
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -97,7 +97,8 @@ class Guard(TrainerCallback):
     """Measures the model before, on the way and at the end, and keeps the best weights.
 
     At the end it also measures the mean of the best step's and the original weights, which forgets less of what the
-    model knew (WiSE-FT, arXiv 2109.01903): most of what a learning rate too high would have destroyed comes back.
+    model knew (WiSE-FT, arXiv 2109.01903). In benchmarks/verdict.py that undoes the harm of a learning rate that is
+    somewhat too high, and not that of one far too high.
 
     Args:
         model: That is tuned.
@@ -146,8 +147,9 @@ class Guard(TrainerCallback):
         if self._measured != step:  # Ctrl-C
             self._look(step)
         best = self.best
-        self.model.load_state_dict({name: _mean(tensor, original[name]) for name, tensor in best.weights.items()})
-        self._look(best.step, averaged=True)
+        with suppress(KeyboardInterrupt):  # all steps are taken; the best so far is kept
+            self.model.load_state_dict({name: _mean(tensor, original[name]) for name, tensor in best.weights.items()})
+            self._look(best.step, averaged=True)
         best = self.best
         evidence = judge(self.before, best.measurement, self.parts, self.rivals, seed=seed)
         if evidence.verdict == "worse" and not keep_worse:

@@ -48,6 +48,7 @@ _SENTENCES = {
     "better": "The model after tuning is better on these texts.",
     "worse": "The model after tuning is worse on these texts.",
     "no evidence": "There is no evidence that tuning changed how good the model is on these texts.",
+    "small fall": "The model after tuning ranks these texts lower, but by too little to call it worse: be careful.",
     "damaged": "The model after tuning is damaged: it no longer recognises texts of which it sees most words.",
 }
 _GEOMETRY = {
@@ -231,7 +232,7 @@ def _page(
     words = {key: f"{found.words[key]:.3f}" for key in ("everywhere", "among look-alikes")}
     sections = [
         "<h1>Did tuning help?</h1>",
-        f"<p class='verdict {found.verdict.split()[0]}'><b>{_SENTENCES[found.verdict]}</b><br>"
+        f"<p class='verdict {found.verdict.split()[0]}'><b>{_sentence(found)}</b><br>"
         f"The mean reciprocal rank changed by {found.difference:+.3f} (95% interval {found.low:+.3f} to "
         f"{found.high:+.3f}).</p>",
         f"<p>No labels were used. {found.pairs:,} pairs of parts that belong together ({found.structure}) were cut "
@@ -304,6 +305,10 @@ def _page(
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
         f"<title>Did tuning help?</title><style>{_STYLE}</style>\n" + "\n".join(sections) + "\n</html>\n"
     )
+
+
+def _sentence(found: Evidence) -> str:
+    return _SENTENCES["small fall" if found.verdict == "no evidence" and found.high < 0 else found.verdict]
 
 
 def _table_of(neighbours: list[Neighbours]) -> str:

@@ -82,7 +82,7 @@ def test_the_best_step_is_kept(tiny_model, monkeypatch):
     assert equal(weights(tiny_model), seen[0][1]) and not equal(seen[0][1], seen[1][1])
 
 
-def test_the_mean_with_the_original_weights_is_kept_where_it_is_better(tiny_model, monkeypatch, tmp_path):
+def test_the_mean_with_the_original_weights_is_kept_where_it_is_better(tiny_model, monkeypatch):
     original, seen = weights(tiny_model), {}
     measured_as(monkeypatch, [0.6, 0.3, 0.25, 0.55])
     look = guard.Guard._look
@@ -163,6 +163,20 @@ def test_ctrl_c_while_measuring(tiny_model, monkeypatch):
     monkeypatch.setattr(guard, "measure", interrupted)
     result = mirror_tune(tiny_model, DOCUMENTS, **SHORT)
     assert result.interrupted and result.steps == 2 and result.evidence is not None and len(calls) == 4
+
+
+def test_ctrl_c_while_the_mean_is_measured(tiny_model, monkeypatch):
+    left = measured_as(monkeypatch, [0.2, 0.6, 0.4])
+    measure = guard.measure
+
+    def interrupted(*args, **kwargs):
+        if not left:
+            raise KeyboardInterrupt
+        return measure(*args, **kwargs)
+
+    monkeypatch.setattr(guard, "measure", interrupted)
+    result = mirror_tune(tiny_model, DOCUMENTS, **SHORT)
+    assert (result.kept_step, result.averaged, result.evidence.verdict) == (2, False, "better")
 
 
 def test_a_run_that_diverges_is_undone(tiny_model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from sentence_transformers import SentenceTransformer
@@ -11,7 +12,7 @@ from sentence_transformers_mirror.cli import main
 from sentence_transformers_mirror.tuning import HISTORY
 
 pytest.importorskip("matplotlib", reason='needs pip install "sentence-transformers-mirror[plot]"')
-from sentence_transformers_mirror.report import write_report  # noqa: E402
+from sentence_transformers_mirror.report import _sentence, write_report  # noqa: E402
 
 HOSTILE = (
     "<script>document.title = 'owned'</script> & \"quoted\" is the first. "
@@ -38,6 +39,12 @@ def test_the_page_says_what_was_found_and_escapes_what_texts_say(page, tmp_path)
     assert content.count("<tr><td>") == 20 + 6  # texts with neighbours, and numbers of geometry
     assert "torch " in content.split("Made by")[1] and "faiss-cpu" in content.split("Made by")[1]
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in (tmp_path / "plots").iterdir())
+
+
+def test_a_small_fall_is_not_passed_over(page):
+    small = replace(page[1], verdict="no evidence", low=-0.03, high=-0.01)
+    assert "lower, but by too little" in _sentence(small)
+    assert "no evidence" in _sentence(replace(small, high=0.01))
 
 
 def test_all_texts_are_escaped(tiny_model, tmp_path):
