@@ -8,8 +8,6 @@ Ours and FAISS answer the same queries in turn, so that a noisy machine is noisy
 - ``FAISS``: the structure that our index chose, called directly: row numbers and scores, no texts.
 - ``semantic_search_faiss``: of sentence-transformers, exact, with an index that is built once; row numbers.
 - ``datasets``: `Dataset.add_faiss_index`, exact, with texts.
-
-`--encode` also times indexing sentences with a model beside the host's `encode` alone.
 """
 
 from __future__ import annotations
@@ -26,12 +24,11 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-from common import add_data, keep, paper_sentences, parser
+from common import keep, parser
 from datasets import Dataset
-from sentence_transformers import SentenceTransformer
 from sentence_transformers.util.quantization import semantic_search_faiss
 
-from sentence_transformers_mirror import SearchIndex, embedded_model_path
+from sentence_transformers_mirror import SearchIndex
 from sentence_transformers_mirror.search.ann import _parameters
 
 DIMENSION = 384
@@ -152,22 +149,6 @@ def others(rows: int, seconds: float) -> dict:
     return {"rows": rows, "batches": found}
 
 
-def encoding(data: Path, texts: int, rounds: int) -> dict:
-    """Seconds to index sentences, and to `encode` them with the host's defaults, in turn."""
-    sentences = paper_sentences(data)[:texts]
-    model = SentenceTransformer(embedded_model_path())
-    times: dict[str, list[float]] = {"encode": [], "index": []}
-    for _ in range(rounds):
-        start = time.perf_counter()
-        model.encode(sentences)
-        times["encode"].append(time.perf_counter() - start)
-        start = time.perf_counter()
-        SearchIndex.build(model, sentences)
-        times["index"].append(time.perf_counter() - start)
-    ratios = [host / ours for host, ours in zip(times["encode"], times["index"], strict=True)]
-    return {"texts": len(sentences), "seconds": times, "ratio": statistics.median(ratios)}
-
-
 def in_a_process(*arguments: object) -> dict:
     """Run this script for one measurement and read its result."""
     with tempfile.TemporaryDirectory() as folder:
@@ -179,24 +160,20 @@ def in_a_process(*arguments: object) -> dict:
 
 def main() -> None:
     arguments = parser(__doc__)
-    add_data(arguments)
     arguments.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     arguments.add_argument("--kinds", nargs="+", default=["auto", "flat", "hnsw"])
     arguments.add_argument("--seconds", type=float, default=10, help="per contest (default: %(default)s)")
-    arguments.add_argument("--encode", type=int, default=10_000, metavar="N", help="sentences to index; 0 for none")
-    arguments.add_argument("--rounds", type=int, default=3, help="of the contest with encode")
     arguments.add_argument("--one", nargs=2, metavar=("SIZE", "KIND"), help="measure one index only")
     args = arguments.parse_args()
-    data = ["--data", args.data, "--seconds", args.seconds]
+    seconds = ["--seconds", args.seconds]
     if args.one and args.one[1] == "others":
         result = others(int(args.one[0]), args.seconds)
     elif args.one:
         result = measure(int(args.one[0]), args.one[1], args.seconds)
     else:
         result = {
-            "indexes": [in_a_process(*data, "--one", size, kind) for size in args.sizes for kind in args.kinds],
-            "others": [in_a_process(*data, "--one", size, "others") for size in args.sizes],
-            "encode": encoding(Path(args.data), args.encode, args.rounds) if args.encode else None,
+            "indexes": [in_a_process(*seconds, "--one", size, kind) for size in args.sizes for kind in args.kinds],
+            "others": [in_a_process(*seconds, "--one", size, "others") for size in args.sizes],
         }
     keep("search", result, args.output)
 

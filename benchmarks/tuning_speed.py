@@ -16,10 +16,8 @@ The floor is (real tokens of both views) x (time per token, forward and backward
 
 from __future__ import annotations
 
-import ctypes
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -37,6 +35,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 from sentence_transformers_mirror import CharSpanMask, MirrorLoss, embedded_model_path, nt_xent
 from sentence_transformers_mirror import packing as packing_module
 from sentence_transformers_mirror._host import has_native_bf16
+from sentence_transformers_mirror.tuning import give_memory_back
 
 MAX_LENGTH = 50
 
@@ -116,12 +115,6 @@ def seconds(model: SentenceTransformer, work: Callable[[], object]) -> float:
     work()
     synchronise()
     return time.perf_counter() - start
-
-
-def give_memory_back() -> None:
-    """To the system, untimed: glibc keeps what one contestant freed in pieces that are of no use to the next."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def time_per_token(model: SentenceTransformer, bf16: bool, rows: int = 24) -> float:

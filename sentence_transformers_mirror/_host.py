@@ -5,6 +5,7 @@ One place to look when one of them changes; each entry says why it is needed.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 
 import torch
@@ -13,7 +14,7 @@ from sentence_transformers.base.losses.gradcache import CachedLossMixin
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from sentence_transformers.sentence_transformer.losses.adaptive_layer import TransformerDecorator
 from sentence_transformers.sentence_transformer.model_card import SentenceTransformerModelCardCallback
-from torch import nn
+from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel, TrainingArguments
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -32,6 +33,9 @@ __all__ = [
     "has_native_bf16",
     "in_adaptive_layer_loss",
     "is_compiled",
+    "pack_linear",
+    "packed_linear",
+    "packs_linears",
     "register_attention",
     "set_attention",
     "use_one_device",
@@ -67,6 +71,20 @@ def computes_twice(encoder: PreTrainedModel) -> bool:
 def is_compiled(model: nn.Module) -> bool:
     """Whether torch.compile made some of a model's forward passes; it wraps a module or takes over its call."""
     return any(module._compiled_call_impl is not None or hasattr(module, "_orig_mod") for module in model.modules())
+
+
+# What torch.compile uses on a CPU; there is no documented way to multiply with a weight laid out by oneDNN.
+def packs_linears() -> bool:
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return x86 and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def pack_linear(weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight)
+
+
+def packed_linear(input: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(input, packed, bias, "none", [], "")
 
 
 def register_attention(name: str, attention: Callable, mask: Callable) -> None:

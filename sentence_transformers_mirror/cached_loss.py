@@ -15,7 +15,7 @@ from torch import Tensor
 from sentence_transformers_mirror import _host
 from sentence_transformers_mirror.chunked import chunked_nt_xent
 from sentence_transformers_mirror.dropout import dropout_state
-from sentence_transformers_mirror.fast_dropout import fast_dropout
+from sentence_transformers_mirror.fast_cpu import fast_on_cpu
 from sentence_transformers_mirror.loss import MirrorLoss
 from sentence_transformers_mirror.packing import Packed, pack
 from sentence_transformers_mirror.views import TokenSpanMask
@@ -136,7 +136,7 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
         if random_state is not None:
             # A Trainer leaves its autocast region before it calls backward.
             context, autocast = random_state.context, random_state.autocast
-        with torch.autocast(device, **autocast), fast_dropout(self.model):
+        with torch.autocast(device, **autocast), fast_on_cpu(self.model):
             embeddings, context = super().embed_minibatch(
                 sentence_feature, begin, end, with_grad, copy_random_state, context
             )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sentence_transformers_mirror import _host
 from sentence_transformers_mirror.dropout import has_dropout
-from sentence_transformers_mirror.fast_dropout import fast_dropout
+from sentence_transformers_mirror.fast_cpu import fast_on_cpu
 from sentence_transformers_mirror.packing import embed_packed
 from sentence_transformers_mirror.views import TokenSpanMask
 
@@ -211,7 +211,7 @@ class MirrorLoss(nn.Module):
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         columns, layout, ids = self._columns(sentence_features)
         groups = self.groups or (6 if columns[0]["input_ids"].device.type == "cpu" else 2)
-        with fast_dropout(self.model):
+        with fast_on_cpu(self.model):
             embeddings = embed_packed(self.model, columns, groups, layout)
         return nt_xent(temperature=self.temperature, **self._gathered(embeddings, ids))
 

@@ -17,10 +17,11 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 def run(data_dir, tmp_path, script, *arguments):
     output = tmp_path / "result.json"
-    command = [sys.executable, str(BENCHMARKS / script), "--data", str(data_dir), "--output", str(output), *arguments]
+    data = [] if data_dir is None else ["--data", str(data_dir)]
+    command = [sys.executable, str(BENCHMARKS / script), *data, "--output", str(output), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
-    assert str(data_dir) not in output.read_text(), "a result names a folder of one machine"
+    assert data_dir is None or str(data_dir) not in output.read_text(), "a result names a folder of one machine"
     return json.loads(output.read_text())
 
 
@@ -31,15 +32,25 @@ def test_tuning_speed(data_dir, tmp_path):
     assert kept["result"]["profile, ms"]["ours, fp32"]["backward"] > 0
 
 
-def test_search(data_dir, tmp_path):
-    arguments = ["--sizes", "3000", "--kinds", "hnsw", "--seconds", "0.02", "--encode", "50", "--rounds", "1"]
-    result = run(data_dir, tmp_path, "search.py", *arguments)["result"]
+def test_search(tmp_path):
+    arguments = ["--sizes", "3000", "--kinds", "hnsw", "--seconds", "0.02"]
+    result = run(None, tmp_path, "search.py", *arguments)["result"]
     assert [row["kind"] for row in result["indexes"]] == ["hnsw"]
     assert result["indexes"][0]["recall@10"] > 0.8
     for row in (*result["indexes"], *result["others"]):
         assert [part["batch"] for part in row["batches"]] == [1, 32, 1000]
         assert all(value > 0 for part in row["batches"] for value in part.values())
-    assert result["encode"]["ratio"] > 0
+
+
+def test_encode_speed(data_dir, tmp_path, monkeypatch):
+    kept = run(data_dir, tmp_path, "encode_speed.py", "--models", "embedded", "--texts", "40", "--rounds", "1")
+    rows = kept["result"]["rows"]
+    assert [row["what"] for row in rows] == ["index sentences", "index documents", "one query"]
+    assert all(row["ratio"] > 0 and row["difference"] < 1e-5 for row in rows)
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import render
+
+    assert "| embedded | index documents | 40 |" in render.encode_speed(kept["result"])
 
 
 def test_gpu(data_dir, tmp_path, monkeypatch):

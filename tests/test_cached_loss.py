@@ -9,7 +9,7 @@ from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
 from test_loss import assert_same, gradients_of, loss_and_gradients
 
 from sentence_transformers_mirror import CachedMirrorLoss, MirrorLoss, chunked, drophead, dropout_rate, nt_xent
-from sentence_transformers_mirror.fast_dropout import fast_dropout
+from sentence_transformers_mirror.fast_cpu import fast_on_cpu
 from sentence_transformers_mirror.packing import pack
 
 
@@ -69,7 +69,7 @@ def test_the_second_pass_repeats_the_dropout_of_the_first(tiny_model, texts, con
         torch.manual_seed(3)
         columns, layout, ids = loss._columns([features])
         packed = pack(columns, loss._mini_batches, layout)
-        with fast_dropout(tiny_model):
+        with fast_on_cpu(tiny_model):
             a, b = packed.unpack([tiny_model(part)["sentence_embedding"] for part in packed.parts])
         value = nt_xent(a, b, 0.04, row_ids=torch.stack(ids, dim=1))
         value.backward()

@@ -1,0 +1,80 @@
+"""Embedding a corpus and a query: ours beside the host's `encode` with its defaults, in turn, in float32.
+
+- ``index``: `SearchIndex.build` (exact), which embeds, checks and stores, beside `encode` of the same texts.
+- ``query``: a query as `SearchIndex.search` embeds it (the model is verified to be unchanged), beside `encode` of it.
+
+Corpora are the paper's 10,000 sentences (720 of them twice) and Cranfield's documents, title and text. The ratio is
+the median of the ratios of the rounds; the difference is the largest of any coordinate of a unit vector.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from common import MODELS, add_data, keep, model_path, paper_sentences, parser, table
+from sentence_transformers import SentenceTransformer
+
+from sentence_transformers_mirror import SearchIndex
+from sentence_transformers_mirror.search.encoder import Encoder
+
+QUERIES = 200
+
+
+def cranfield(data: Path) -> list[str]:
+    rows = table(data / "retrieval/cranfield.docs.tsv.gz")
+    return [text for row in rows if (text := f"{row['title']} {row['text']}".strip())]
+
+
+def in_turn(ours: Callable[[], object], host: Callable[[], object], rounds: int) -> dict:
+    """Seconds of both, who begins changing from round to round."""
+    times: dict[str, list[float]] = {"ours": [], "host": []}
+    contestants = [("ours", ours), ("host", host)]
+    for _ in range(rounds):
+        for name, work in contestants:
+            start = time.perf_counter()
+            work()
+            times[name].append(time.perf_counter() - start)
+        contestants.reverse()
+    ratios = [host / ours for host, ours in zip(times["host"], times["ours"], strict=True)]
+    return {"ratio": statistics.median(ratios), **{name: statistics.median(found) for name, found in times.items()}}
+
+
+def measure(name: str, corpora: dict[str, list[str]], rounds: int) -> list[dict]:
+    model = SentenceTransformer(model_path(name), device="cpu")
+    rows = []
+    for corpus, texts in corpora.items():
+        difference = Encoder(model).documents(texts) - model.encode(texts, normalize_embeddings=True)
+        row = in_turn(lambda t=texts: SearchIndex.build(model, t), lambda t=texts: model.encode(t), rounds)
+        rows.append(
+            {"what": f"index {corpus}", "texts": len(texts), **row, "difference": float(abs(difference).max())}
+        )
+        print(name, rows[-1], flush=True)
+    encoder = Encoder(model)
+    queries = next(iter(corpora.values()))[:QUERIES]
+    difference = encoder.queries(queries) - model.encode(queries, normalize_embeddings=True)
+    found = [in_turn(lambda q=query: encoder.queries([q]), lambda q=query: model.encode([q]), 1) for query in queries]
+    median = {key: statistics.median(one[key] for one in found) for key in found[0]}
+    rows.append({"what": "one query", "texts": 1, **median, "difference": float(abs(difference).max())})
+    print(name, rows[-1], flush=True)
+    return [{"model": name, **row} for row in rows]
+
+
+def main() -> None:
+    args = parser(__doc__)
+    add_data(args)
+    args.add_argument("--models", nargs="+", default=["embedded", "all-MiniLM-L6-v2"], help=MODELS)
+    args.add_argument("--rounds", type=int, default=5)
+    args.add_argument("--texts", type=int, help="of each corpus, for a quick look")
+    args = args.parse_args()
+    corpora = {"sentences": paper_sentences(args.data), "documents": cranfield(args.data)}
+    corpora = {name: texts[: args.texts] for name, texts in corpora.items()}
+    rows = [row for name in args.models for row in measure(name, corpora, args.rounds)]
+    keep("encode_speed", {"threads": torch.get_num_threads(), "rows": rows}, args.output)
+
+
+if __name__ == "__main__":
+    main()

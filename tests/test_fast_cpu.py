@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sentence_transformers_mirror import CachedMirrorLoss, MirrorLoss, _host, fast_cpu
+from sentence_transformers_mirror.embedding import embed
+from sentence_transformers_mirror.fast_cpu import dropout
+
+
+@pytest.mark.parametrize("p", [0.05, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rate_and_scale_are_those_of_torch(p, dtype):
+    torch.manual_seed(0)
+    x = torch.ones(301, 999, dtype=dtype, requires_grad=True)  # no multiple of four
+    y = dropout(x, p)
+    assert y.dtype == dtype and y.shape == x.shape
+    kept = y != 0
+    assert kept.float().mean() == pytest.approx(1 - p, abs=4 * (p * (1 - p) / x.numel()) ** 0.5)
+    torch.testing.assert_close(y[kept], torch.full_like(y[kept], 1 / (1 - p)), atol=0, rtol=1e-2 if p == 0.9 else 8e-3)
+    # Rows, columns and neighbours know nothing of each other.
+    for axis in (0, 1):
+        shares = kept.float().mean(axis)
+        assert shares.std() == pytest.approx((p * (1 - p) / kept.shape[axis]) ** 0.5, rel=0.15)
+    both = (kept[:, 1:] & kept[:, :-1]).float().mean()
+    assert both == pytest.approx((1 - p) ** 2, abs=0.005)
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, y.detach())
+
+
+def test_what_it_leaves_to_torch():
+    x = torch.randn(4, 5)
+    assert dropout(x, 0.5, training=False) is x
+    assert torch.equal(dropout(x, 0.0), x) and not dropout(x, 1.0).any()
+    y = x.clone()
+    assert dropout(y, 0.5, inplace=True) is y
+
+
+@pytest.mark.parametrize("p", [1e-6, 1 - 1e-6])
+def test_rates_finer_than_its_own_are_left_to_torch(p):
+    x = torch.ones(100)
+    assert dropout(x, p).isfinite().all()
+    with pytest.raises(ValueError, match="probability"):
+        dropout(x, 1 + p)
+
+
+def lookups(table, ids, padding_idx=None):
+    """Gradient of a table that is looked up once for each row of ids, and multiplied with as a decoder does."""
+    table.grad = None
+    rows = [F.embedding(row, table, padding_idx) for row in ids]
+    (torch.cat(rows).tanh().sum() + (rows[0] @ table.T).pow(2).mean()).backward()
+    return table.grad
+
+
+@pytest.mark.parametrize("padding_idx", [None, 3])
+def test_gradients_of_a_table_are_those_of_torch(padding_idx):
+    torch.manual_seed(0)
+    table = torch.randn(50, 8, requires_grad=True)
+    ids = torch.randint(0, 50, (6, 40))
+    expected = lookups(table, ids, padding_idx)
+    with fast_cpu._FastOnCpu():
+        gradient = lookups(table, ids, padding_idx)
+        again = lookups(table, ids, padding_idx)
+    assert not gradient.is_sparse and gradient.is_contiguous()
+    torch.testing.assert_close(gradient, expected)
+    torch.testing.assert_close(again, expected)
+
+
+def test_a_step_fills_one_gradient_a_table(tiny_model, texts):
+    tiny_model.train()
+    loss = MirrorLoss(tiny_model, groups=4)
+
+    def filled(context):
+        with pytest.MonkeyPatch.context() as patch, torch.profiler.profile() as profile:
+            if context is not None:
+                patch.setattr("sentence_transformers_mirror.loss.fast_on_cpu", context)
+            loss([tiny_model.preprocess(texts)]).backward()
+        counts = {event.key: event.count for event in profile.key_averages()}
+        return counts.get("aten::embedding_dense_backward", 0), counts.get("aten::embedding_sparse_backward", 0)
+
+    tables = sum(isinstance(module, torch.nn.Embedding) for module in tiny_model.modules())
+    assert filled(None) == (0, 4 * tables) and filled(lambda model: nullcontext()) == (4 * tables, 0)
+
+
+def test_the_loss_and_its_gradients_are_those_without_it(tiny_model, texts, monkeypatch):
+    tiny_model.train()
+    for module in tiny_model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    loss = MirrorLoss(tiny_model)
+
+    def run():
+        torch.manual_seed(0)
+        tiny_model.zero_grad()
+        value = loss([tiny_model.preprocess(texts)])
+        value.backward()
+        return value, [p.grad.clone() for p in tiny_model.parameters() if p.grad is not None]
+
+    fast = run()
+    monkeypatch.setattr("sentence_transformers_mirror.loss.fast_on_cpu", lambda model: nullcontext())
+    plain = run()
+    assert torch.equal(fast[0], plain[0])
+    torch.testing.assert_close(fast[1], plain[1])
+
+
+@pytest.mark.parametrize("options", [{"sparse": True}, {"scale_grad_by_freq": True}, {"max_norm": 1.0}])
+def test_tables_that_it_leaves_to_torch(options):
+    torch.manual_seed(0)
+    ids = torch.tensor([[1, 2], [2, 5]])
+
+    def gradient():
+        torch.manual_seed(1)
+        table = torch.randn(6, 3, requires_grad=True)
+        with torch.no_grad():
+            assert not F.embedding(ids, table).requires_grad
+        F.embedding(ids, table.clone() if "max_norm" in options else table, **options).sum().backward()
+        return table.grad
+
+    expected = gradient()
+    with fast_cpu._FastOnCpu():
+        found = gradient()
+    assert found.is_sparse == expected.is_sparse
+    assert torch.equal(found.to_dense(), expected.to_dense())
+
+
+def test_not_in_a_compiled_model(tiny_model):
+    tiny_model.train()
+    assert isinstance(fast_cpu.fast_on_cpu(torch.compile(tiny_model, backend="eager")), nullcontext)
+    tiny_model[0].compile(backend="eager")
+    assert isinstance(fast_cpu.fast_on_cpu(tiny_model), nullcontext)
+
+
+def test_the_seed_decides():
+    x = torch.ones(50, 50)
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(dropout(x, 0.3))
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
+def test_it_is_used_in_training_alone(tiny_model, texts, monkeypatch):
+    calls = []
+    monkeypatch.setattr(fast_cpu, "dropout", lambda x, p, training, inplace: calls.append(p) or F.dropout(x, p))
+    features = tiny_model.preprocess(texts)
+    for loss in (MirrorLoss(tiny_model), CachedMirrorLoss(tiny_model, mini_batch_size=4)):
+        tiny_model.train()
+        loss([dict(features)]).backward()
+        assert calls and set(calls) == {0.1}
+        calls.clear()
+        tiny_model.eval()
+        loss([dict(features)])
+        tiny_model.train()
+        tiny_model(dict(features))
+        assert not calls
+
+
+def test_not_with_gradient_checkpointing(tiny_model, texts, monkeypatch):
+    """Its second forward pass is made outside of the context, and has to draw the same values."""
+    tiny_model.train()
+    (encoder,) = _host.encoders(tiny_model)
+    loss = MirrorLoss(tiny_model)
+
+    def gradients():
+        torch.manual_seed(0)
+        tiny_model.zero_grad()
+        loss([tiny_model.preprocess(texts)]).backward()
+        return [parameter.grad.clone() for parameter in tiny_model.parameters() if parameter.grad is not None]
+
+    encoder.gradient_checkpointing_enable()
+    checkpointed = gradients()
+    encoder.gradient_checkpointing_disable()
+    fast = gradients()
+    monkeypatch.setattr("sentence_transformers_mirror.loss.fast_on_cpu", lambda model: nullcontext())
+    plain = gradients()
+    torch.testing.assert_close(checkpointed, plain)
+    assert any(not torch.allclose(a, b) for a, b in zip(fast, plain, strict=True)), "fast dropout was not in use"
+
+
+needs_packing = pytest.mark.skipif(not _host.packs_linears(), reason="no x86 processor, or torch without oneDNN")
+
+
+@needs_packing
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(5, 8), (2, 3, 8), (1, 8)])
+def test_packed_products_are_those_of_torch(shape, bias):
+    torch.manual_seed(0)
+    layer, x = torch.nn.Linear(8, 6, bias=bias), torch.randn(shape)
+    packed = {}
+    with torch.inference_mode():
+        expected = layer(x)
+        with fast_cpu.PackedLinears(packed):
+            torch.testing.assert_close(layer(x), expected)
+            torch.testing.assert_close(layer(x), expected)
+    assert list(packed) == [layer.weight]
+
+
+@needs_packing
+def test_products_that_are_left_to_torch():
+    layer, x, packed = torch.nn.Linear(8, 6), torch.randn(3, 8), {}
+    with fast_cpu.PackedLinears(packed):
+        layer(x).sum().backward()
+        with torch.no_grad():
+            layer(torch.randn(8)), layer(torch.randn(0, 8)), layer.double()(x.double())
+            with torch.autocast("cpu", torch.bfloat16):
+                assert layer.float()(x).dtype == torch.bfloat16
+    assert layer.weight.grad is not None and not packed
+
+
+@needs_packing
+def test_corpora_are_embedded_with_packed_weights_and_queries_are_not(tiny_model, texts, monkeypatch):
+    packed = []
+    monkeypatch.setattr(_host, "pack_linear", lambda weight, pack=_host.pack_linear: packed.append(1) or pack(weight))
+    tiny_model.encode(texts)
+    assert not packed
+    embed(tiny_model, texts)
+    linears = sum(isinstance(module, torch.nn.Linear) for module in tiny_model[0].modules())
+    assert 0 < len(packed) <= 2 * linears
+    packed.clear()
+    monkeypatch.setattr(_host, "is_compiled", lambda model: True)
+    embed(tiny_model, texts)
+    assert not packed
