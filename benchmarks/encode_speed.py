@@ -12,6 +12,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,14 +30,14 @@ def cranfield(data: Path) -> list[str]:
     return [text for row in rows if (text := f"{row['title']} {row['text']}".strip())]
 
 
-def in_turn(ours: Callable[[], object], host: Callable[[], object], rounds: int) -> dict:
-    """Seconds of both, who begins changing from round to round."""
+def in_turn(ours: Callable[[list[str]], object], host: Callable[[list[str]], object], rounds: list[list[str]]) -> dict:
+    """Seconds of both with the texts of each round, who begins changing from round to round."""
     times: dict[str, list[float]] = {"ours": [], "host": []}
     contestants = [("ours", ours), ("host", host)]
-    for _ in range(rounds):
+    for texts in rounds:
         for name, work in contestants:
             start = time.perf_counter()
-            work()
+            work(texts)
             times[name].append(time.perf_counter() - start)
         contestants.reverse()
     ratios = [host / ours for host, ours in zip(times["host"], times["ours"], strict=True)]
@@ -48,7 +49,7 @@ def measure(name: str, corpora: dict[str, list[str]], rounds: int) -> list[dict]
     rows = []
     for corpus, texts in corpora.items():
         difference = Encoder(model).documents(texts) - model.encode(texts, normalize_embeddings=True)
-        row = in_turn(lambda t=texts: SearchIndex.build(model, t), lambda t=texts: model.encode(t), rounds)
+        row = in_turn(partial(SearchIndex.build, model), model.encode, rounds * [texts])
         rows.append(
             {"what": f"index {corpus}", "texts": len(texts), **row, "difference": float(abs(difference).max())}
         )
@@ -56,9 +57,8 @@ def measure(name: str, corpora: dict[str, list[str]], rounds: int) -> list[dict]
     encoder = Encoder(model)
     queries = next(iter(corpora.values()))[:QUERIES]
     difference = encoder.queries(queries) - model.encode(queries, normalize_embeddings=True)
-    found = [in_turn(lambda q=query: encoder.queries([q]), lambda q=query: model.encode([q]), 1) for query in queries]
-    median = {key: statistics.median(one[key] for one in found) for key in found[0]}
-    rows.append({"what": "one query", "texts": 1, **median, "difference": float(abs(difference).max())})
+    row = in_turn(encoder.queries, model.encode, [[query] for query in queries])
+    rows.append({"what": "one query", "texts": 1, **row, "difference": float(abs(difference).max())})
     print(name, rows[-1], flush=True)
     return [{"model": name, **row} for row in rows]
 

@@ -76,7 +76,8 @@ def is_compiled(model: nn.Module) -> bool:
 # What torch.compile uses on a CPU; there is no documented way to multiply with a weight laid out by oneDNN.
 def packs_linears() -> bool:
     x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return x86 and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    onednn = torch.backends.mkldnn
+    return x86 and onednn.is_available() and onednn.enabled and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def pack_linear(weight: Tensor) -> Tensor:

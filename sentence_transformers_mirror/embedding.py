@@ -22,6 +22,8 @@ _TOKENS = {"cpu": 1_024}
 _TOKENS_ELSEWHERE = 16_384
 # Forward passes at a time on a CPU. Cores that share one wait for each other after every operation.
 _PASSES = 4
+# Forward passes from which on weights are laid out for them.
+_PACKED_FROM = 4
 
 
 def embed(
@@ -58,7 +60,7 @@ def embed(
         batches.append(order[start : start + (batch_size or max(1, budget // max(1, int(lengths[order[start]]))))])
         start += len(batches[-1])
     method = getattr(_one_at_a_time(model), encode)
-    multiplied = _multiplied_faster(model)
+    multiplied = _multiplied_faster(model, len(batches))
 
     def embed_batch(rows: np.ndarray) -> np.ndarray:
         with multiplied():
@@ -95,14 +97,14 @@ def _one_at_a_time(model: SentenceTransformer) -> SentenceTransformer:
     return twin
 
 
-def _multiplied_faster(model: SentenceTransformer) -> Callable[[], AbstractContextManager]:
+def _multiplied_faster(model: SentenceTransformer, batches: int) -> Callable[[], AbstractContextManager]:
     """Makes contexts, each for one thread, in which the model multiplies faster."""
     from torch import nn
 
     from sentence_transformers_mirror.fast_cpu import PackedLinears
 
-    # Whatever encodes is a model here.
-    usable = isinstance(model, nn.Module) and PackedLinears.usable(model)
+    # Whatever encodes is a model here; and for a few passes it does not pay to lay weights out.
+    usable = batches >= _PACKED_FROM and isinstance(model, nn.Module) and PackedLinears.usable(model)
     return partial(PackedLinears, {}) if usable else nullcontext
 
 

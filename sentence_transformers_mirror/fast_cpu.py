@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from sentence_transformers_mirror import _host
@@ -83,6 +84,7 @@ class _Table(torch.autograd.Function):
         return weight.view_as(weight)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         if not gradient.is_sparse:
             return gradient
@@ -120,8 +122,9 @@ class PackedLinears(TorchFunctionMode):
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         tensors = (input, weight) if bias is None else (input, weight, bias)
         plain = all(type(tensor) in (Tensor, nn.Parameter) and tensor.dtype == torch.float32 for tensor in tensors)
-        autocast = torch.is_autocast_enabled("cpu")
-        if not plain or autocast or torch.is_grad_enabled() or input.ndim < 2 or not input.numel():
+        # A weight that is made anew in each pass, as some adapters do, would be packed and kept each time.
+        plain = plain and isinstance(weight, nn.Parameter) and input.ndim > 1 and input.numel() > 0
+        if not plain or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
             return F.linear(input, weight, bias)
         packed = self.packed.get(weight)
         if packed is None:

@@ -22,11 +22,11 @@ _BLOCKS = 25  # of the rows of a batch, between which it may be cut
 
 
 def plan_groups(lengths: np.ndarray, groups: int) -> list[np.ndarray]:
-    """Partition rows into groups of like length with the fewest padded tokens.
+    """Partition rows into groups of like length with few padded tokens.
 
-    An exact dynamic programme: a group costs its longest row times its number of rows. Cuts lie between blocks of a
-    twenty-fifth of the rows, so that groups of a few sizes come again in every step: oneDNN compiles a kernel for
-    each shape that it meets, and keeps it.
+    A dynamic programme: a group costs its longest row times its number of rows. Cuts lie between blocks of a
+    twenty-fifth of the rows (so anywhere, up to 25 of them), where they are best: groups of a few sizes come again in
+    every step, and oneDNN compiles and keeps a kernel for each shape that it meets.
 
     Args:
         lengths: Tokens per row, shape (rows,), int.
