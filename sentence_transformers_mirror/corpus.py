@@ -95,6 +95,8 @@ def load_corpus(
     table = pa.table({"text": pa.chunked_array(chunks, pa.large_string())})
     if dropped["sampled out"]:
         table = table.combine_chunks()  # each chunk has few rows left
+    del chunk, chunks
+    pa.default_memory_pool().release_unused()  # what was read, of which the table has a copy
     # Without a fingerprint of ours, datasets would make one from a copy of all texts.
     return Dataset(table, fingerprint=uuid4().hex), report
 
