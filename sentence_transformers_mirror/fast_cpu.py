@@ -4,7 +4,7 @@ training, and the product with a weight in encoding.
 - torch draws one random number for each value it may drop, on one core: up to a seventh of a step on two. Here a draw
   of 64 bits decides on four values. The values kept are others, and as random; rates are kept to 1/65,536.
 - Each forward pass of a step fills a gradient as large as the whole table, nearly all of it zeros: a twelfth of a step
-  of a small model that is cut into six. Here the gradients of all passes become one.
+  of a small model that was cut into six. Here the gradients of all passes become one.
 - oneDNN multiplies with a weight that it has laid out for itself 5 to 11% faster than MKL (float32, AMD processors).
 """
 

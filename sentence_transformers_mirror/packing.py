@@ -18,15 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_BLOCKS = 25  # of the rows of a batch, between which it may be cut
-
 
 def plan_groups(lengths: np.ndarray, groups: int) -> list[np.ndarray]:
     """Partition rows into groups of like length with few padded tokens.
 
-    A dynamic programme: a group costs its longest row times its number of rows. Cuts lie between blocks of a
-    twenty-fifth of the rows (so anywhere, up to 25 of them), where they are best: groups of a few sizes come again in
-    every step, and oneDNN compiles and keeps a kernel for each shape that it meets.
+    A dynamic programme: a group costs its longest row times its number of rows. Cuts lie between blocks of equally
+    many rows (anywhere, if there are fewer than 24), where they are best: groups of a few sizes come again in every
+    step, and oneDNN compiles and keeps a kernel for each shape that it meets.
 
     Args:
         lengths: Tokens per row, shape (rows,), int.
@@ -39,7 +37,9 @@ def plan_groups(lengths: np.ndarray, groups: int) -> list[np.ndarray]:
     """
     order = np.argsort(lengths, kind="stable")
     groups = min(groups, len(lengths))
-    starts = np.arange(0, len(lengths), -(-len(lengths) // _BLOCKS))
+    # A power of two, since products of such a number of tokens share kernels; 12 to 24 blocks.
+    block = 1 << max(0, (len(lengths) // 12).bit_length() - 1)
+    starts = np.arange(0, len(lengths), block)
     ends = np.append(starts[1:], len(lengths))
     widths = lengths[order[ends - 1]]
     # cost[i, j]: padded tokens of one group that holds the blocks i..j

@@ -39,8 +39,8 @@ def test_large_batches_are_cut_into_groups_of_few_sizes():
         sizes.update(len(part) for part in parts[:-1])
         padded += sum(lengths[part].max() * len(part) for part in parts)
         fewest += sum(lengths[part].max() * len(part) for part in exact_groups(lengths, 6))
-    assert all(size % 17 == 0 for size in sizes)  # a twenty-fifth of 401, rounded up
-    assert fewest < padded < 1.03 * fewest
+    assert all(size % 32 == 0 for size in sizes)
+    assert fewest < padded < 1.04 * fewest
 
 
 def exact_groups(lengths, groups):
