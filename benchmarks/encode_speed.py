@@ -1,9 +1,9 @@
 """Embedding a corpus and a query: ours beside the host's `encode` with its defaults, in turn, in float32.
 
-- ``index``: `SearchIndex.build` (exact), which embeds, checks and stores, beside `encode` of the same texts.
-- ``query``: a query as `SearchIndex.search` embeds it (the model is verified to be unchanged), beside `encode` of it.
+- ``index ...``: `SearchIndex.build` (exact), which embeds, checks and stores, beside `encode` of the same texts.
+- ``one query``: as `SearchIndex.search` embeds it (the model is verified to be unchanged), beside `encode` of it.
 
-Corpora are the paper's 10,000 sentences (720 of them twice) and Cranfield's documents, title and text. The ratio is
+Corpora are the paper's 10,000 sentences (9,281 distinct) and Cranfield's documents, title and text. The ratio is
 the median of the ratios of the rounds; the difference is the largest of any coordinate of a unit vector.
 """
 

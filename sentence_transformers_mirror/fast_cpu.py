@@ -3,9 +3,9 @@ training, and the product with a weight in encoding.
 
 - torch draws one random number for each value it may drop, on one core: up to a seventh of a step on two. Here a draw
   of 64 bits decides on four values. The values kept are others, and as random; rates are kept to 1/65,536.
-- Each forward pass of a step fills a gradient as large as the whole table, nearly all of it zeros: a twelfth of a step
-  of a small model that was cut into six. Here the gradients of all passes become one.
-- oneDNN multiplies with a weight that it has laid out for itself 5 to 11% faster than MKL (float32, AMD processors).
+- Each forward pass of a step fills a gradient as large as the whole table, nearly all of it zeros. Here the gradients
+  of all passes become one.
+- oneDNN multiplies with a weight that it has laid out for itself faster than MKL does (float32, AMD processors).
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ class PackedLinears(TorchFunctionMode):
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         tensors = (input, weight) if bias is None else (input, weight, bias)
         plain = all(type(tensor) in (Tensor, nn.Parameter) and tensor.dtype == torch.float32 for tensor in tensors)
-        # A weight that is made anew in each pass, as some adapters do, would be packed and kept each time.
-        plain = plain and isinstance(weight, nn.Parameter) and input.ndim > 1 and input.numel() > 0
+        # A weight that is made anew in each pass, as some adapters do, is no Parameter and would be kept each time.
+        plain = plain and type(weight) is nn.Parameter and input.ndim > 1 and input.numel() > 0
         if not plain or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
             return F.linear(input, weight, bias)
         packed = self.packed.get(weight)

@@ -24,7 +24,7 @@ from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimil
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
-from sentence_transformers_mirror import CharSpanMask, MirrorLoss, dropout_rate, mirror_tune, two_views
+from sentence_transformers_mirror import CharSpanMask, MirrorLoss, dropout_rate, mirror_tune, tuning, two_views
 from sentence_transformers_mirror.loss import LAYOUT
 
 FAST = {"batch_size": 4, "learning_rate": 1e-3}
@@ -262,6 +262,13 @@ def test_no_text_of_the_corpus_is_saved(make_model, tmp_path):
         content = path.read_bytes()
         assert b"SECRET" not in content, path
         assert not any(text.encode() in content for text in TEXTS), path
+
+
+def test_memory_is_given_back_every_fifty_steps(tiny_model, texts, monkeypatch):
+    calls = []
+    monkeypatch.setattr(tuning, "give_memory_back", lambda: calls.append(1))
+    result = mirror_tune(tiny_model, texts, batch_size=8, epochs=52)
+    assert result.steps == len(result.losses) == 104 and len(calls) == 2
 
 
 def test_the_card_says_how_the_model_was_made(tiny_model, texts, tmp_path):
