@@ -5,7 +5,8 @@ width 64), so that what is not the model shows; texts are made up, of the length
 from a file. The exponent is the slope between the two largest sizes on logarithmic axes: 1 is in proportion. Memory is
 counted from where it was after the imports and the model.
 
-- ``tune``: `mirror_tune` from a file, one epoch, batches of 200.
+- ``tune``: `mirror_tune` from a file, one epoch, batches of 200, in the precision that the machine is best at.
+- ``tune fp32``: the same in float32.
 - ``batch``: one step of `CachedMirrorLoss`; its similarities are the square of the batch.
 - ``index``: `SearchIndex.build` from a file, exact.
 - ``search``: one query of that index.
@@ -29,11 +30,12 @@ import torch
 from common import keep, parser
 from tuning_speed import random_model
 
-from sentence_transformers_mirror import CachedMirrorLoss, SearchIndex, mirror_tune
+from sentence_transformers_mirror import CachedMirrorLoss, SearchIndex, _host, mirror_tune
 
 SHAPE = "1x64"
 SIZES = {
     "tune": [1_000, 10_000, 100_000, 1_000_000],
+    "tune fp32": [1_000, 10_000, 100_000, 1_000_000],
     "batch": [64, 1_024, 8_192, 65_536],
     "index": [1_000, 10_000, 100_000, 1_000_000],
     "search": [1_000, 10_000, 100_000, 1_000_000],
@@ -61,7 +63,9 @@ def point(what: str, size: int) -> dict[str, float]:
         with file.open("w", encoding="utf-8") as lines:
             lines.writelines(f"{text}\n" for text in sentences(size))
         before = peak()
-        if what == "tune":
+        if what.startswith("tune"):
+            if what == "tune fp32":
+                _host.has_native_bf16 = lambda device: False
             start = time.perf_counter()
             mirror_tune(model, file, max_texts=size, guard=False)
             seconds = time.perf_counter() - start

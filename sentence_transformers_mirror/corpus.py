@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_from_disk
 
 from sentence_transformers_mirror.files import read_rows
@@ -65,7 +66,9 @@ def load_corpus(
         ValueError: If the source is binary, has no such column, holds something else than strings, or no text at all.
     """
     dropped = {"empty": 0, "duplicate": 0, "undecodable": 0, "sampled out": 0}
-    # Arrow holds a text in its bytes and eight more; as strings of Python a corpus is several times its file.
+    # Arrow holds a text in its bytes and eight more; as strings of Python a corpus is several times its file. Its
+    # default pool keeps a fifth more for itself, and twice as much while texts are read.
+    pool = pa.system_memory_pool()
     chunks: list[pa.Array] = []
     hashes = array("q")
     read = 0
@@ -75,7 +78,7 @@ def load_corpus(
         read += len(texts)
         kept = [text for text in texts if text]
         dropped["empty"] += len(texts) - len(kept)
-        chunks.append(pa.array(kept, pa.large_string()))
+        chunks.append(pa.array(kept, pa.large_string(), memory_pool=pool))
         hashes.extend(map(hash, kept))
     # Two texts of one hash, of 64 bits, are one text: in a corpus of a million the chance of an error is 3e-8.
     first = np.sort(np.unique(np.frombuffer(hashes, np.int64), return_index=True)[1])
@@ -89,14 +92,12 @@ def load_corpus(
     wanted[first] = True
     begin = 0
     for number, chunk in enumerate(chunks):
-        chunks[number] = chunk.filter(pa.array(wanted[begin : begin + len(chunk)]))
+        chunks[number] = pc.filter(chunk, pa.array(wanted[begin : begin + len(chunk)]), memory_pool=pool)
         begin += len(chunk)
     report = CorpusReport(read + dropped["undecodable"], len(first), {k: n for k, n in dropped.items() if n})
     table = pa.table({"text": pa.chunked_array(chunks, pa.large_string())})
     if dropped["sampled out"]:
-        table = table.combine_chunks()  # each chunk has few rows left
-    del chunk, chunks
-    pa.default_memory_pool().release_unused()  # what was read, of which the table has a copy
+        table = table.combine_chunks(memory_pool=pool)  # each chunk has few rows left
     # Without a fingerprint of ours, datasets would make one from a copy of all texts.
     return Dataset(table, fingerprint=uuid4().hex), report
 

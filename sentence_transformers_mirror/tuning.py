@@ -21,7 +21,9 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.base.evaluation import BaseEvaluator
+from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch import Tensor
+from torch.utils.data import Sampler
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
@@ -241,6 +243,9 @@ class _MirrorTrainer(SentenceTransformerTrainer):
         self.remove_callback(_host.PrinterCallback)
         self.remove_callback(_host.ProgressCallback)
 
+    def get_batch_sampler(self, dataset: Dataset, *, generator: torch.Generator, **kwargs) -> DefaultBatchSampler:
+        return DefaultBatchSampler(_Shuffled(len(dataset), generator), generator=generator, **kwargs)
+
     def compute_loss_context_manager(self) -> AbstractContextManager:
         return torch.autocast(self.args.device.type, torch.bfloat16) if self.autocast_bf16 else nullcontext()
 
@@ -250,6 +255,21 @@ class _MirrorTrainer(SentenceTransformerTrainer):
             self.step_losses = torch.zeros(self.state.max_steps, device=loss.device)
         self.step_losses[self.state.global_step] = loss.detach()
         return loss
+
+
+class _Shuffled(Sampler[int]):
+    """Each row once, in a new order each time. The host's sampler makes a Python list of the whole order, 50 MB at a
+    million rows; this makes one of a few thousand at a time."""
+
+    def __init__(self, rows: int, generator: torch.Generator) -> None:
+        self.rows, self.generator = rows, generator
+
+    def __iter__(self) -> Iterator[int]:
+        for part in torch.randperm(self.rows, generator=self.generator).split(4_096):
+            yield from part.tolist()
+
+    def __len__(self) -> int:
+        return self.rows
 
 
 class _Collator(_host.SentenceTransformerDataCollator):
@@ -275,6 +295,7 @@ class _Progress(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         self.bar = tqdm(total=state.max_steps, desc="Tuning", unit="step")
+        give_memory_back()
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         self.bar.update()

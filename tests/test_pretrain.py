@@ -26,19 +26,26 @@ def recipe(monkeypatch):
     return pretrain, evaluate
 
 
-def test_from_text_to_an_encoder(recipe, texts, tmp_path, monkeypatch, capsys):
-    pretrain, evaluate = recipe
-    text = tmp_path / "corpus.txt.gz"
-    with gzip.open(text, "wt", encoding="utf-8") as file:
+@pytest.fixture
+def run(recipe, texts, tmp_path, monkeypatch):
+    """Train a tiny model in the folder ``model`` and return what was noted of the run."""
+    pretrain, _ = recipe
+    with gzip.open(tmp_path / "corpus.txt.gz", "wt", encoding="utf-8") as file:
         file.write("\n\n".join(texts * 40))
-    arguments = ["--text", text, "--output", tmp_path / "model", "--vocabulary", 400, "--layers", 1, "--width", 32]
-    arguments += ["--heads", 2, "--inner", 32, "--length", 32, "--batch", 16]
+    size = ["--vocabulary", 400, "--layers", 1, "--width", 32, "--heads", 2, "--inner", 32]
+    rows = ["--text", tmp_path / "corpus.txt.gz", "--length", 32, "--batch", 16]
 
-    def run(minutes):
-        monkeypatch.setattr(sys, "argv", ["pretrain.py", *map(str, arguments), "--minutes", str(minutes)])
+    def call(minutes, *arguments, output="model"):
+        given = [*size, *rows, "--output", tmp_path / output, "--minutes", minutes, *arguments]
+        monkeypatch.setattr(sys, "argv", ["pretrain.py", *map(str, given)])
         pretrain.main()
-        return json.loads((tmp_path / "model" / "pretrain.json").read_text(encoding="utf-8"))
+        return json.loads((tmp_path / output / "pretrain.json").read_text(encoding="utf-8"))
 
+    return call
+
+
+def test_from_text_to_an_encoder(recipe, run, texts, tmp_path, capsys):
+    _, evaluate = recipe
     first = run(0.03)
     assert first["steps"] > 0
     further = run(0.06)
@@ -52,8 +59,55 @@ def test_from_text_to_an_encoder(recipe, texts, tmp_path, monkeypatch, capsys):
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert model.encode(texts).shape == (len(texts), 32)
 
-    found = evaluate.nats(str(tmp_path / "model"), text)
+    found = evaluate.nats(str(tmp_path / "model"), tmp_path / "corpus.txt.gz")
     assert 0 < found["nats a token"] < 6 and found["nats a character"] < found["nats a token"]
+
+
+def test_a_model_is_trained_further(recipe, run, tmp_path, monkeypatch):
+    pretrain, _ = recipe
+    run(0.03)
+    old = load_file(tmp_path / "model" / "model.safetensors")
+    started = []
+    model_of = pretrain.model_of
+
+    def load(folder):
+        started.append(model_of(folder))
+        loaded.update({name: tensor.clone() for name, tensor in started[-1].state_dict().items()})
+        return started[-1]
+
+    loaded: dict = {}
+    monkeypatch.setattr(pretrain, "model_of", load)
+    # Of the sizes asked for, all are another than that of the model, and the model's stay.
+    run(0.03, "--start", tmp_path / "model", "--layers", 2, "--vocabulary", 100, output="further")
+    assert all(torch.equal(loaded[name], tensor.float()) for name, tensor in old.items())
+    assert started[0].config.attention_dropout == started[0].config.mlp_dropout == 0
+    new = load_file(tmp_path / "further" / "model.safetensors")
+    assert {name: tensor.shape for name, tensor in new.items()} == {name: tensor.shape for name, tensor in old.items()}
+    assert any(not torch.equal(new[name], tensor) for name, tensor in old.items())
+    tokenizers = [(tmp_path / name / "tokenizer.json").read_text("utf-8") for name in ("model", "further")]
+    assert tokenizers[0] == tokenizers[1]
+    config = json.loads((tmp_path / "further" / "config.json").read_text(encoding="utf-8"))
+    assert config["attention_dropout"] == config["mlp_dropout"] == 0.1
+
+
+def test_ctrl_c_loses_nothing(recipe, run, tmp_path, monkeypatch, capsys):
+    pretrain, _ = recipe
+    passes = pretrain.Blocks.passes
+
+    def interrupted(self, batch, skip=0):
+        for number, ids in enumerate(passes(self, batch, skip)):
+            if number == 7:
+                raise KeyboardInterrupt
+            yield ids
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain.Blocks, "passes", interrupted)
+        with pytest.raises(SystemExit, match="Stopped at step 7; the same command goes on from there"):
+            run(10)
+    kept = torch.load(tmp_path / "model" / "work" / "checkpoint.pt")
+    assert kept["step"] == 7 and kept["seconds"] > 0
+    run(0.03)
+    assert "goes on at step 7," in capsys.readouterr().out
 
 
 def test_what_is_hidden(recipe, make_model):

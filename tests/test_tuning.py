@@ -5,6 +5,8 @@ import random
 import signal
 import subprocess
 import sys
+import tracemalloc
+from array import array
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +28,7 @@ from transformers import TrainerCallback
 
 from sentence_transformers_mirror import CharSpanMask, MirrorLoss, dropout_rate, mirror_tune, tuning, two_views
 from sentence_transformers_mirror.loss import LAYOUT
+from sentence_transformers_mirror.tuning import _Shuffled
 
 FAST = {"batch_size": 4, "learning_rate": 1e-3}
 
@@ -264,11 +267,11 @@ def test_no_text_of_the_corpus_is_saved(make_model, tmp_path):
         assert not any(text.encode() in content for text in TEXTS), path
 
 
-def test_memory_is_given_back_every_fifty_steps(tiny_model, texts, monkeypatch):
+def test_memory_is_given_back_before_and_every_fifty_steps(tiny_model, texts, monkeypatch):
     calls = []
     monkeypatch.setattr(tuning, "give_memory_back", lambda: calls.append(1))
     result = mirror_tune(tiny_model, texts, batch_size=8, epochs=52)
-    assert result.steps == len(result.losses) == 104 and len(calls) == 2
+    assert result.steps == len(result.losses) == 104 and len(calls) == 3
 
 
 def test_the_card_says_how_the_model_was_made(tiny_model, texts, tmp_path):
@@ -506,3 +509,16 @@ def test_every_public_name_is_there():
     assert Path(package.embedded_model_path(), "config.json").exists()
     with pytest.raises(AttributeError, match="no attribute 'absent'"):
         _ = package.absent
+
+
+def test_the_order_of_rows_is_not_held_in_memory():
+    rows = 200_000
+    shuffled = _Shuffled(rows, torch.Generator().manual_seed(3))
+    tracemalloc.start()
+    first = array("q", shuffled)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(shuffled) == rows and peak < 2.5 * 8 * rows  # a list takes 5 times the bytes of the numbers
+    assert first.tolist() == torch.randperm(rows, generator=torch.Generator().manual_seed(3)).tolist()
+    again = list(shuffled)
+    assert again != first.tolist() and sorted(again) == sorted(first)

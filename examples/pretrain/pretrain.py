@@ -3,9 +3,9 @@
     python pretrain.py --text corpus.txt --output model --minutes 14
 
 One GPU or, slowly, a CPU; PyTorch 2.9 or newer. The learning rate follows the clock: it rises for 3% of the time,
-stays, and falls from 55% on, so that the last step has the smallest rate whenever the time is up. Started again with
-the same output, it goes on where it was. The folder it writes loads with ``SentenceTransformer(folder)``, and
-``mirror_tune`` makes an encoder of it.
+stays, and falls from 55% on, so that the last step has the smallest rate whenever the time is up. Stopped with Ctrl-C
+and started again with the same output, it goes on where it was; with ``--start`` it trains a model further that is
+there. The folder it writes loads with ``SentenceTransformer(folder)``, and ``mirror_tune`` makes an encoder of it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from transformers import AutoTokenizer, ModernBertConfig, ModernBertForMaskedLM,
 
 WARM_UP, FALL, LAST = 0.03, 0.55, 0.02  # shares of the time, and of the learning rate at its end
 SAVE_EVERY = 60  # seconds
+DROPOUTS = ("attention_dropout", "embedding_dropout", "mlp_dropout")
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, layers: int, width: int, heads: int, inner: int):
@@ -44,8 +45,14 @@ def new_model(tokenizer: PreTrainedTokenizerFast, layers: int, width: int, heads
         bos_token_id=tokenizer.cls_token_id,
         eos_token_id=tokenizer.sep_token_id,
     )
-    config._attn_implementation = "sdpa"
     return ModernBertForMaskedLM(config)
+
+
+def model_of(folder: Path) -> ModernBertForMaskedLM:
+    """The model of a folder, without the dropout that its config keeps for mirror tuning: one pass over text does not
+    overfit."""
+    none = {name: 0.0 for name in DROPOUTS}
+    return ModernBertForMaskedLM.from_pretrained(folder, **none)
 
 
 class Blocks:
@@ -115,7 +122,7 @@ def hide(
 
 def loss_of(model: ModernBertForMaskedLM, masked: Masked) -> Tensor:
     """Mean cross-entropy of the hidden tokens in nats; only they go through the vocabulary."""
-    hidden = model.model(masked.ids, attention_mask=torch.ones_like(masked.ids)).last_hidden_state
+    hidden = model.model(masked.ids).last_hidden_state
     hidden = hidden.gather(1, masked.places[..., None].expand(-1, -1, hidden.shape[-1]))
     logits = model.decoder(model.head(hidden))
     return F.cross_entropy(logits.flatten(0, 1).float(), masked.labels.flatten())
@@ -145,8 +152,7 @@ def save(model: ModernBertForMaskedLM, tokenizer: PreTrainedTokenizerFast, folde
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["dtype"] = "float32"
-    for name in ("attention_dropout", "embedding_dropout", "mlp_dropout"):
-        config[name] = 0.1
+    config.update(dict.fromkeys(DROPOUTS, 0.1))
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     tokenizer.save_pretrained(folder)
 
@@ -155,6 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, required=True, help="a paragraph a line; .xz and .gz are read, too")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="folder of a model to train further, whose tokenizer and size stay")
     parser.add_argument("--minutes", type=float, default=14, help="of training (default: %(default)s)")
     parser.add_argument("--vocabulary", type=int, default=16_384)
     parser.add_argument("--layers", type=int, default=6)
@@ -174,7 +181,10 @@ def main() -> None:
     work = args.output / "work"
     work.mkdir(parents=True, exist_ok=True)
     if not (work / "tokens.npy").exists():
-        tokenizer = train_tokenizer(args.text, args.vocabulary)
+        if args.start:
+            tokenizer = AutoTokenizer.from_pretrained(args.start)
+        else:
+            tokenizer = train_tokenizer(args.text, args.vocabulary)
         tokenizer.save_pretrained(work)
         np.save(work / "tokens.npy", token_stream(args.text, tokenizer))
     tokenizer = AutoTokenizer.from_pretrained(work)
@@ -182,7 +192,13 @@ def main() -> None:
     print(f"{len(stream):,} tokens, vocabulary {len(tokenizer):,}, {device}, {'bf16' if bf16 else 'fp32'}", flush=True)
 
     torch.manual_seed(args.seed)
-    model = new_model(tokenizer, args.layers, args.width, args.heads, args.inner).to(device).train()
+    if args.start:
+        model = model_of(args.start)
+    else:
+        model = new_model(tokenizer, args.layers, args.width, args.heads, args.inner)
+    # Short rows: on a CPU the backward pass of fused attention takes three times as long as plain products.
+    model.set_attn_implementation("sdpa" if device == "cuda" else "eager")
+    model.to(device).train()
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     steppers = optimizers(model, args.rate, fused=True)
     step, before, losses = 0, 0.0, []
@@ -210,33 +226,37 @@ def main() -> None:
     compute = torch.compile(loss_of) if args.compile else loss_of
     start = kept = time.perf_counter()
     running: list[Tensor] = []
-    for ids in Blocks(stream, args.length, tokenizer, device).passes(batch, skip=step):
-        seconds = before + time.perf_counter() - start
-        progress = seconds / (60 * args.minutes)
-        if progress >= 1:
-            break
-        for stepper in steppers:
-            for group in stepper.param_groups:
-                group["lr"] = args.rate * share_of_rate(progress)
-        with torch.autocast(device, torch.bfloat16, enabled=bf16):
-            loss = compute(model, hide(ids, args.mask, tokenizer))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for stepper in steppers:
-            stepper.step()
-            stepper.zero_grad()
-        step += 1
-        running.append(loss.detach())
-        if step % 50 == 0:  # reading a loss waits for the GPU
-            mean = torch.stack(running).mean().item()
-            running.clear()
-            if not math.isfinite(mean):
-                raise FloatingPointError(f"The loss is not a number at step {step}; lower --rate.")
-            losses.append((step, round(seconds, 1), round(mean, 4)))
-            print(f"step {step:6}  {seconds / 60:6.2f} min  loss {mean:.3f}", flush=True)
-            if time.perf_counter() - kept > SAVE_EVERY:
-                kept = time.perf_counter()
-                keep(seconds)
+    try:
+        for ids in Blocks(stream, args.length, tokenizer, device).passes(batch, skip=step):
+            seconds = before + time.perf_counter() - start
+            progress = seconds / (60 * args.minutes)
+            if progress >= 1:
+                break
+            for stepper in steppers:
+                for group in stepper.param_groups:
+                    group["lr"] = args.rate * share_of_rate(progress)
+            with torch.autocast(device, torch.bfloat16, enabled=bf16):
+                loss = compute(model, hide(ids, args.mask, tokenizer))
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for stepper in steppers:
+                stepper.step()
+                stepper.zero_grad()
+            step += 1
+            running.append(loss.detach())
+            if step % 50 == 0:  # reading a loss waits for the GPU
+                mean = torch.stack(running).mean().item()
+                running.clear()
+                if not math.isfinite(mean):
+                    raise FloatingPointError(f"The loss is not a number at step {step}; lower --rate.")
+                losses.append((step, round(seconds, 1), round(mean, 4)))
+                print(f"step {step:6}  {seconds / 60:6.2f} min  loss {mean:.3f}", flush=True)
+                if time.perf_counter() - kept > SAVE_EVERY:
+                    kept = time.perf_counter()
+                    keep(seconds)
+    except KeyboardInterrupt:
+        keep(before + time.perf_counter() - start)
+        raise SystemExit(f"Stopped at step {step}; the same command goes on from there.") from None
     keep(before + time.perf_counter() - start)
     save(model, tokenizer, args.output)
     run = {**{key: str(value) for key, value in vars(args).items()}, "batch": batch, "steps": step, "losses": losses}
