@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from functools import partial
 from pathlib import Path
 
 from common import RESULTS
@@ -227,52 +228,50 @@ def run_row(row: dict) -> dict[str, object]:
 
 SCALED = {
     "tune": ("texts", "`mirror_tune` from a file, one epoch, batches of 200"),
-    "tune fp32": ("texts", "the same in float32"),
+    "tune_fp32": ("texts", "the same in float32, for which no kernels of ever other shapes are compiled and kept"),
     "batch": ("texts in the batch", "one step of `CachedMirrorLoss`; its similarities grow with the square"),
     "index": ("texts", "`SearchIndex.build` from a file, exact"),
     "search": ("texts", "one query of that index, the texts of ten hits read"),
 }
+SCALING = """## How cost grows
+
+A random model of one layer of width 64, so that what is not the model shows. Memory is on top of what the process had \
+after its imports. Exponents are slopes between the two largest sizes on logarithmic axes: 1 is in proportion.
+
+![Time and memory by size](results/scaling.svg)
+"""
 
 
-def scaling(result: dict) -> str:
-    parts = [
-        "## How cost grows",
-        "",
-        "A random model of one layer of width 64, so that what is not the model shows. Memory is on top of what the "
-        "process had after its imports. Exponents are slopes between the two largest sizes on logarithmic axes: 1 is "
-        "in proportion.",
-        "",
-        "![Time and memory by size](results/scaling.svg)",
+def scaling(what: str, result: dict) -> str:
+    size, words = SCALED[what]
+    rows = [
+        {
+            size: f"{point['size']:,}",
+            "seconds": f"{point['seconds']:.4g}",
+            "peak memory, MB": "" if point["peak, MB"] is None else f"{point['peak, MB']:,.0f}",
+            "texts on disk, MB": f"{point['texts on disk, MB']:.2f}",
+        }
+        for point in result["points"]
     ]
-    for what, (size, words) in SCALED.items():
-        if what not in result:
-            continue
-        rows = [
-            {
-                size: f"{point['size']:,}",
-                "seconds": f"{point['seconds']:.4g}",
-                "peak memory, MB": "" if point["peak, MB"] is None else f"{point['peak, MB']:,.0f}",
-                "texts on disk, MB": f"{point['texts on disk, MB']:.2f}",
-            }
-            for point in result[what]["points"]
-        ]
-        slopes = ", ".join(f"{key.split(',')[0]} {value:.2f}" for key, value in result[what]["exponents"].items())
-        parts.append(f"\n{words[0].upper()}{words[1:]}. Exponents: {slopes or 'not measured'}.\n\n{table(rows)}")
-    return "\n".join(parts)
+    slopes = ", ".join(f"{key.split(',')[0]} {value:.2f}" for key, value in result["exponents"].items())
+    part = f"{words[0].upper()}{words[1:]}. Exponents: {slopes or 'not measured'}.\n\n{table(rows)}"
+    return f"{SCALING}\n{part}" if what == next(iter(SCALED)) else part
 
 
-def plot_scaling(result: dict) -> None:
+def plot_scaling() -> None:
     """Time and memory against size, all axes logarithmic, with the fitted slopes in the legend."""
     import matplotlib
     from matplotlib.figure import Figure
 
+    paths = {what: RESULTS / f"scaling_{what}.json" for what in SCALED}
+    result = {what: json.loads(path.read_text("utf-8"))["result"] for what, path in paths.items() if path.exists()}
     matplotlib.rcParams["svg.hashsalt"] = "scaling"  # the same picture from the same numbers
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     for axes, key, words in zip(figure.subplots(1, 2), ("seconds", "peak, MB"), ("s", "MB"), strict=True):
-        for what in SCALED:
-            points = [point for point in result.get(what, {"points": []})["points"] if point[key] is not None]
+        for what, one in result.items():
+            points = [point for point in one["points"] if point[key] is not None]
             if points:
-                slope = result[what]["exponents"].get(key)
+                slope = one["exponents"].get(key)
                 label = what if slope is None else f"{what}: exponent {slope:.2f}"
                 axes.plot([point["size"] for point in points], [point[key] for point in points], "o-", label=label)
         axes.set(xscale="log", yscale="log", xlabel="texts", title=words)
@@ -311,8 +310,6 @@ def plot_search(result: dict) -> None:
     figure.savefig(RESULTS / "search.svg", metadata={"Date": None})
 
 
-PLOTS = {"search": plot_search, "scaling": plot_scaling}
-
 SECTIONS = {
     "sts": lambda result: sts(
         result,
@@ -336,7 +333,7 @@ SECTIONS = {
         "## What the guard costs\n\nThe embedded model, recipe `sentence`, one epoch. Seconds are those of the "
         f"training loop and of measuring before, twice on the way and once after.\n\n{table(rows)}"
     ),
-    "scaling": scaling,
+    **{f"scaling_{what}": partial(scaling, what) for what in SCALED},
 }
 
 
@@ -418,8 +415,10 @@ def main() -> None:
             continue
         kept = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
         parts.append(render(kept["result"]) + "\n" + source(kept["environment"]))
-        if args.plots and name in PLOTS:
-            PLOTS[name](kept["result"])
+        if args.plots and name == "search":
+            plot_search(kept["result"])
+    if args.plots:
+        plot_scaling()
     papers = sorted(RESULTS.glob("paper/*.json"))
     if papers:
         parts.append(

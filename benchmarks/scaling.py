@@ -6,7 +6,7 @@ from a file. The exponent is the slope between the two largest sizes on logarith
 counted from where it was after the imports and the model.
 
 - ``tune``: `mirror_tune` from a file, one epoch, batches of 200, in the precision that the machine is best at.
-- ``tune fp32``: the same in float32.
+- ``tune_fp32``: the same in float32.
 - ``batch``: one step of `CachedMirrorLoss`; its similarities are the square of the batch.
 - ``index``: `SearchIndex.build` from a file, exact.
 - ``search``: one query of that index.
@@ -14,6 +14,7 @@ counted from where it was after the imports and the model.
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import random
@@ -26,8 +27,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-from common import keep, parser
+from common import keep
 from tuning_speed import random_model
 
 from sentence_transformers_mirror import CachedMirrorLoss, SearchIndex, _host, mirror_tune
@@ -35,7 +35,7 @@ from sentence_transformers_mirror import CachedMirrorLoss, SearchIndex, _host, m
 SHAPE = "1x64"
 SIZES = {
     "tune": [1_000, 10_000, 100_000, 1_000_000],
-    "tune fp32": [1_000, 10_000, 100_000, 1_000_000],
+    "tune_fp32": [1_000, 10_000, 100_000, 1_000_000],
     "batch": [64, 1_024, 8_192, 65_536],
     "index": [1_000, 10_000, 100_000, 1_000_000],
     "search": [1_000, 10_000, 100_000, 1_000_000],
@@ -64,7 +64,7 @@ def point(what: str, size: int) -> dict[str, float]:
             lines.writelines(f"{text}\n" for text in sentences(size))
         before = peak()
         if what.startswith("tune"):
-            if what == "tune fp32":
+            if what == "tune_fp32":
                 _host.has_native_bf16 = lambda device: False
             start = time.perf_counter()
             mirror_tune(model, file, max_texts=size, guard=False)
@@ -109,7 +109,8 @@ def exponents(points: list[dict[str, float]]) -> dict[str, float]:
 
 
 def main() -> None:
-    args = parser(__doc__)
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--output", type=Path, help="folder to write the JSON files in (default: benchmarks/results/)")
     args.add_argument("--what", nargs="+", default=list(SIZES), choices=list(SIZES))
     args.add_argument("--largest", type=int, help="leave larger sizes out, for a quick look")
     args.add_argument("--one", nargs=2, metavar=("WHAT", "SIZE"), help="one point in this process, printed only")
@@ -117,7 +118,6 @@ def main() -> None:
     if args.one:
         print(json.dumps(point(args.one[0], int(args.one[1]))))
         return
-    result = {}
     for what in args.what:
         points = []
         for size in SIZES[what]:
@@ -126,8 +126,8 @@ def main() -> None:
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 points.append(json.loads(done.stdout.splitlines()[-1]))
                 print(what, points[-1], flush=True)
-        result[what] = {"points": points, "exponents": exponents(points)}
-    keep("scaling", {"threads": torch.get_num_threads(), **result}, args.output)
+        name = f"scaling_{what}"
+        keep(name, {"points": points, "exponents": exponents(points)}, args.output and args.output / f"{name}.json")
 
 
 if __name__ == "__main__":

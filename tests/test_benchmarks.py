@@ -94,10 +94,12 @@ def test_scaling(tmp_path, monkeypatch):
 
     monkeypatch.setattr(render, "RESULTS", tmp_path)
     points = [{"size": n, "seconds": n / 9, "peak, MB": n, "texts on disk, MB": 1.0} for n in (10, 100)]
-    result = {what: {"points": points, "exponents": scaling.exponents(points)} for what in scaling.SIZES}
-    assert render.scaling(result).count("Exponents: seconds 1.00, peak 1.00") == len(scaling.SIZES)
+    result = {"points": points, "exponents": scaling.exponents(points)}
+    for what in scaling.SIZES:
+        scaling.keep(f"scaling_{what}", result, tmp_path / f"scaling_{what}.json")
+        assert "Exponents: seconds 1.00, peak 1.00" in render.scaling(what, result)
     pytest.importorskip("matplotlib")
-    render.plot_scaling(result)
+    render.plot_scaling()
     assert (tmp_path / "scaling.svg").stat().st_size > 1_000
     assert len(set(scaling.sentences(3_000))) == 3_000
 
