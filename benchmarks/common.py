@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import hashlib
 import importlib.util
 import json
 import os
@@ -87,8 +88,14 @@ def spearman(model: SentenceTransformer, sets: dict[str, Pairs]) -> dict[str, fl
     return scores
 
 
+def embedded_version() -> str:
+    """Of the weights in the package, which may be replaced: a result on others is not theirs."""
+    return hashlib.sha256(Path(embedded_model_path(), "model.safetensors").read_bytes()).hexdigest()[:8]
+
+
 def keep(name: str, result: object, output: Path | None) -> None:
     path = output or RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"environment": environment(), "result": result}, indent=1) + "\n", encoding="utf-8")
+    made = {**environment(), "embedded model": embedded_version()}
+    path.write_text(json.dumps({"environment": made, "result": result}, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {path}", file=sys.stderr)

@@ -13,7 +13,7 @@ import statistics
 from functools import partial
 from pathlib import Path
 
-from common import RESULTS
+from common import RESULTS, embedded_version
 
 HEAD = """# Results
 
@@ -29,9 +29,12 @@ def table(rows: list[dict[str, object]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def source(environment: dict[str, str]) -> str:
+def source(environment: dict[str, str], of_the_embedded: bool = False) -> str:
+    """What gave the numbers, and a warning if they are those of embedded weights that were replaced since."""
     versions = ", ".join(f"{name} {environment[name]}" for name in list(environment)[3:])
-    return f"`{environment['command']}` on {environment['cpu']}, GPU: {environment['gpu']}; {versions}.\n"
+    old = of_the_embedded and environment.get("embedded model") != embedded_version()
+    warning = "**Measured with the embedded model of before, and not yet with the one of today.** " if old else ""
+    return f"{warning}`{environment['command']}` on {environment['cpu']}, GPU: {environment['gpu']}; {versions}.\n"
 
 
 def sts(result: dict, title: str, words: str) -> str:
@@ -335,6 +338,7 @@ SECTIONS = {
     ),
     **{f"scaling_{what}": partial(scaling, what) for what in SCALED},
 }
+OF_THE_EMBEDDED = {"sts", "learning_rate", "ablations", "verdict"}  # quality; the rest is time, or of random weights
 
 
 def paper(result: dict) -> str:
@@ -414,7 +418,7 @@ def main() -> None:
             print(f"left out, not measured yet: {name}")
             continue
         kept = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-        parts.append(render(kept["result"]) + "\n" + source(kept["environment"]))
+        parts.append(render(kept["result"]) + "\n" + source(kept["environment"], name in OF_THE_EMBEDDED))
         if args.plots and name == "search":
             plot_search(kept["result"])
     if args.plots:
@@ -429,7 +433,9 @@ def main() -> None:
         )
     for path in papers:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        parts.append(paper(kept["result"]) + "\n" + source(kept["environment"]))
+        parts.append(
+            paper(kept["result"]) + "\n" + source(kept["environment"], kept["result"]["model"] == "embedded")
+        )
     Path(RESULTS.parent, "results.md").write_text("\n".join(parts), encoding="utf-8")
     for name, page in (("gpu", gpu), ("profile", profile)):
         path = RESULTS / f"{name}.json"
