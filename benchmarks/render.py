@@ -238,7 +238,7 @@ SCALED = {
 }
 SCALING = """## How cost grows
 
-A random model of one layer of width 64, so that what is not the model shows. Memory is on top of what the process had \
+A random model of one layer of width 64, so that what is not the model shows. Memory is on top of what the process had
 after its imports. Exponents are slopes between the two largest sizes on logarithmic axes: 1 is in proportion.
 
 ![Time and memory by size](results/scaling.svg)
@@ -433,9 +433,7 @@ def main() -> None:
         )
     for path in papers:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        parts.append(
-            paper(kept["result"]) + "\n" + source(kept["environment"], kept["result"]["model"] == "embedded")
-        )
+        parts.append(paper(kept["result"]) + "\n" + source(kept["environment"], kept["result"]["model"] == "embedded"))
     Path(RESULTS.parent, "results.md").write_text("\n".join(parts), encoding="utf-8")
     for name, page in (("gpu", gpu), ("profile", profile)):
         path = RESULTS / f"{name}.json"
