@@ -8,7 +8,6 @@ numbers are Spearman x 100 of cosine similarity. Each study varies one thing and
 
 from __future__ import annotations
 
-import json
 import random
 import statistics
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import RESULTS, add_data, keep, paper_sentences, paper_words, parser, spearman
+from common import RESULTS, add_data, earlier, keep, paper_sentences, paper_words, parser, spearman
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
@@ -245,7 +244,8 @@ def main() -> None:
             "--max-texts is for a quick look: name another --output, where it is not taken for the result."
         )
     path = args.output or RESULTS / "ablations.json"
-    kept = json.loads(path.read_text(encoding="utf-8"))["result"] if path.exists() else {}
+    kept, same = earlier(path, {})
+    kept = kept if same else {}
     threads = max(1, torch.get_num_threads() // args.jobs)
     pool = ProcessPoolExecutor(args.jobs, get_context("spawn"), torch.set_num_threads, (threads,))
     with pool:

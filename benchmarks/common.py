@@ -93,6 +93,14 @@ def embedded_version() -> str:
     return hashlib.sha256(Path(embedded_model_path(), "model.safetensors").read_bytes()).hexdigest()[:8]
 
 
+def earlier(path: Path, empty: dict) -> tuple[dict, bool]:
+    """A result to go on with, and whether it is of the embedded weights of today; ``empty`` where there is none."""
+    if not path.exists():
+        return empty, True
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    return kept["result"], kept["environment"].get("embedded model") == embedded_version()
+
+
 def keep(name: str, result: object, output: Path | None) -> None:
     path = output or RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 from common import keep
 from tuning_speed import random_model
@@ -64,10 +66,10 @@ def point(what: str, size: int) -> dict[str, float]:
             lines.writelines(f"{text}\n" for text in sentences(size))
         before = peak()
         if what.startswith("tune"):
-            if what == "tune_fp32":
-                _host.has_native_bf16 = lambda device: False
+            float32 = mock.patch.object(_host, "has_native_bf16", return_value=False)
             start = time.perf_counter()
-            mirror_tune(model, file, max_texts=size, guard=False)
+            with float32 if what == "tune_fp32" else nullcontext():
+                mirror_tune(model, file, max_texts=size, guard=False)
             seconds = time.perf_counter() - start
         elif what == "batch":
             loss = CachedMirrorLoss(model.train(), mini_batch_size=64)

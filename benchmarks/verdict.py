@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import gzip
 import itertools
-import json
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -26,7 +25,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import MODELS, RESULTS, add_data, keep, model_path, paper_sentences, parser, spearman, table
+from common import (
+    MODELS,
+    RESULTS,
+    add_data,
+    earlier,
+    keep,
+    model_path,
+    paper_sentences,
+    parser,
+    spearman,
+    table,
+)
 from sentence_transformers import SentenceTransformer
 from sentencex import segment
 from sklearn.metrics import roc_auc_score
@@ -291,8 +301,9 @@ def main() -> None:
     if args.texts != whole and not args.output:
         raise SystemExit("Other --texts are for a quick look: name another --output, where they are not the result.")
     path = args.output or RESULTS / "verdict.json"
-    kept = json.loads(path.read_text(encoding="utf-8"))["result"] if path.exists() else {"runs": [], "commands": []}
-    rows, commands = kept["runs"], [*kept["commands"], environment()["command"]]
+    kept, same = earlier(path, {"runs": [], "commands": []})
+    rows = [row for row in kept["runs"] if same or row["model"] != "embedded"]
+    commands = [*kept["commands"], environment()["command"]]
     done = {(row["domain"], row["model"], row["recipe"], row["learning_rate"], row["seed"]) for row in rows}
     threads = max(1, torch.get_num_threads() // args.jobs)
     with ProcessPoolExecutor(args.jobs, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:

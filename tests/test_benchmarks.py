@@ -84,8 +84,10 @@ def test_scaling(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import scaling
 
+    bf16 = scaling._host.has_native_bf16
     for what in scaling.SIZES:
         point = scaling.point(what, 64)
+        assert scaling._host.has_native_bf16 is bf16
         assert point["seconds"] > 0 and point["texts on disk, MB"] > 0
         assert what == "search" or point["peak, MB"] >= 0
     found = scaling.exponents([{"size": n, "seconds": n**2 / 1e6, "peak, MB": 5} for n in (1, 10, 100)])
@@ -102,6 +104,24 @@ def test_scaling(tmp_path, monkeypatch):
     render.plot_scaling()
     assert (tmp_path / "scaling.svg").stat().st_size > 1_000
     assert len(set(scaling.sentences(3_000))) == 3_000
+
+
+def test_results_of_other_weights_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import common
+    import render
+
+    path = tmp_path / "result.json"
+    assert common.earlier(path, {"rows": []}) == ({"rows": []}, True)
+    common.keep("result", {"rows": [1]}, path)
+    assert common.earlier(path, {}) == ({"rows": [1]}, True)
+    made = json.loads(path.read_text(encoding="utf-8"))["environment"]
+    assert "Measured with the embedded model of before" not in render.source(made, of_the_embedded=True)
+    for module in (common, render):
+        monkeypatch.setattr(module, "embedded_version", lambda: "others")
+    assert common.earlier(path, {}) == ({"rows": [1]}, False)
+    assert "Measured with the embedded model of before" in render.source(made, of_the_embedded=True)
+    assert "Measured with the embedded model of before" not in render.source(made)
 
 
 @pytest.mark.quality

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 
+import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict
 
@@ -19,6 +20,12 @@ def test_cleans_and_reports():
     texts, report = texts_of(["  a \t b\n", "", "c", "a b", " ", "d"])
     assert texts == ["a b", "c", "d"]
     assert report.dropped == {"empty": 2, "duplicate": 1}
+
+
+def test_texts_are_not_in_the_pool_of_arrow_that_keeps_memory():
+    before = pa.default_memory_pool().bytes_allocated()
+    dataset, _ = load_corpus(f"{i} " + "a" * 500 for i in range(1_000))
+    assert dataset.data.nbytes > 500_000 > 2 * (pa.default_memory_pool().bytes_allocated() - before)
 
 
 def test_samples_with_a_seed_and_keeps_the_order():

@@ -54,7 +54,9 @@ def test_from_text_to_an_encoder(recipe, run, texts, tmp_path, capsys):
 
     config = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
     assert config["dtype"] == "float32" and config["attention_dropout"] == config["mlp_dropout"] == 0.1
-    assert {value.dtype for value in load_file(tmp_path / "model" / "model.safetensors").values()} == {torch.float16}
+    kept = load_file(tmp_path / "model" / "model.safetensors")
+    assert {value.dtype for value in kept.values()} == {torch.float16}
+    assert sum(value.shape == (400, 32) for value in kept.values()) == 1  # tied weights are kept once
     model = SentenceTransformer(str(tmp_path / "model"), device="cpu")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert model.encode(texts).shape == (len(texts), 32)
@@ -66,6 +68,8 @@ def test_from_text_to_an_encoder(recipe, run, texts, tmp_path, capsys):
 def test_a_model_is_trained_further(recipe, run, tmp_path, monkeypatch):
     pretrain, _ = recipe
     run(0.03)
+    config = tmp_path / "model" / "config.json"
+    config.write_text(config.read_text("utf-8").replace('"dtype": "float32"', '"dtype": "float16"'), "utf-8")
     old = load_file(tmp_path / "model" / "model.safetensors")
     started = []
     model_of = pretrain.model_of
@@ -80,6 +84,7 @@ def test_a_model_is_trained_further(recipe, run, tmp_path, monkeypatch):
     # Of the sizes asked for, all are another than that of the model, and the model's stay.
     run(0.03, "--start", tmp_path / "model", "--layers", 2, "--vocabulary", 100, output="further")
     assert all(torch.equal(loaded[name], tensor.float()) for name, tensor in old.items())
+    assert {value.dtype for value in started[0].state_dict().values()} == {torch.float32}
     assert started[0].config.attention_dropout == started[0].config.mlp_dropout == 0
     new = load_file(tmp_path / "further" / "model.safetensors")
     assert {name: tensor.shape for name, tensor in new.items()} == {name: tensor.shape for name, tensor in old.items()}
@@ -106,8 +111,42 @@ def test_ctrl_c_loses_nothing(recipe, run, tmp_path, monkeypatch, capsys):
             run(10)
     kept = torch.load(tmp_path / "model" / "work" / "checkpoint.pt")
     assert kept["step"] == 7 and kept["seconds"] > 0
+    with pytest.raises(SystemExit, match="1e-09 minutes have passed already"):
+        run(1e-9)
+    assert not (tmp_path / "model" / "model.safetensors").exists()
+    with pytest.raises(SystemExit):
+        run(0.03, "--layers", 2)
+    assert "was begun with --layers 1; say so again or name another --output" in capsys.readouterr().err
     run(0.03)
     assert "goes on at step 7," in capsys.readouterr().out
+
+
+def test_only_a_modernbert_is_trained_further(recipe, make_model, tmp_path):
+    pretrain, _ = recipe
+    make_model("bert")[0].auto_model.save_pretrained(tmp_path / "bert")
+    with pytest.raises(ValueError, match="of type bert; --start goes on from a ModernBERT"):
+        pretrain.model_of(tmp_path / "bert")
+
+
+def test_many_languages_and_large_vocabularies(recipe, tmp_path):
+    import text
+
+    (tmp_path / "text.txt").write_text("größer मुझे हिन्दी\n" * 50, encoding="utf-8")
+    tokenizer = text.train_tokenizer(tmp_path / "text.txt", 100, 100)
+    assert tokenizer.decode(tokenizer("Größer मुझे हिन्दी", add_special_tokens=False)["input_ids"]) == "größer मुझे हिन्दी"
+    few = text.train_tokenizer(tmp_path / "text.txt", 100, 5)
+    assert few.unk_token_id in text.token_stream(tmp_path / "text.txt", few)
+
+    class Large:
+        sep_token_id = 69_999
+
+        def __len__(self):
+            return 70_000
+
+        def __call__(self, texts, **kwargs):
+            return {"input_ids": [[66_000] for _ in texts]}
+
+    assert text.token_stream(tmp_path / "text.txt", Large())[:2].tolist() == [66_000, 69_999]
 
 
 def test_what_is_hidden(recipe, make_model):
@@ -127,7 +166,7 @@ def test_what_is_hidden(recipe, make_model):
 
 def test_the_rate_follows_the_clock(recipe):
     pretrain, _ = recipe
-    shares = [pretrain.share_of_rate(progress) for progress in (0.01, 0.03, 0.3, 0.55, 0.775, 1.0)]
+    shares = [pretrain.share_of_rate(progress, 0.55) for progress in (0.01, 0.03, 0.3, 0.55, 0.775, 1.0)]
     assert shares == pytest.approx([1 / 3, 1, 1, 1, 0.5, 0.02])
 
 

@@ -511,6 +511,13 @@ def test_every_public_name_is_there():
         _ = package.absent
 
 
+def test_tuning_takes_its_own_order(tiny_model, texts, monkeypatch):
+    orders = []
+    monkeypatch.setattr(_Shuffled, "__iter__", lambda self: orders.append(len(self)) or iter(range(len(self))))
+    mirror_tune(tiny_model, texts, **FAST, epochs=2)
+    assert orders == [len(texts)] * 2
+
+
 def test_the_order_of_rows_is_not_held_in_memory():
     rows = 200_000
     shuffled = _Shuffled(rows, torch.Generator().manual_seed(3))

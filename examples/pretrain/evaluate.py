@@ -1,5 +1,5 @@
-"""How well does a masked language model predict text that it has not seen? In nats a character, so that vocabularies
-compare, and in examples.
+"""How well does a masked language model predict text that it has not seen? In nats a token; in nats a character, by
+which vocabularies compare roughly (of a word in more pieces, more is seen when one is hidden); and in examples.
 
     python evaluate.py --model model --text heldout.txt
 """
@@ -38,6 +38,8 @@ def nats(path: str, text: Path, rows: int | None = None) -> dict[str, float]:
     stream = torch.from_numpy(token_stream(text, tokenizer).astype("int64"))
     characters = sum(len(paragraph) + 1 for paragraph in paragraphs(text))
     inside = LENGTH - 2
+    if len(stream) < inside:
+        raise ValueError(f"{str(text)!r} has {len(stream)} tokens; {inside} at least are needed.")
     blocks = stream[: len(stream) // inside * inside].view(-1, inside)[:rows]
     ids = torch.nn.functional.pad(blocks, (1, 0), value=tokenizer.cls_token_id)
     ids = torch.nn.functional.pad(ids, (0, 1), value=tokenizer.sep_token_id)
@@ -58,7 +60,9 @@ def main() -> None:
         print(f"{path}: " + ", ".join(f"{value:.3f} {name}" for name, value in found.items()))
         fill = pipeline("fill-mask", model=path, device="cpu")
         for example in EXAMPLES:
-            print(f"  {example}  {', '.join(one['token_str'] for one in fill(example)[:5])}")
+            print(
+                f"  {example}  {', '.join(one['token_str'] for one in fill(example.replace('[MASK]', fill.tokenizer.mask_token))[:5])}"
+            )
 
 
 if __name__ == "__main__":

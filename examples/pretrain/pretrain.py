@@ -3,7 +3,7 @@
     python pretrain.py --text corpus.txt --output model --minutes 14
 
 One GPU or, slowly, a CPU; PyTorch 2.9 or newer. The learning rate follows the clock: it rises for 3% of the time,
-stays, and falls from 55% on, so that the last step has the smallest rate whenever the time is up. Stopped with Ctrl-C
+stays, and falls from 55% on (``--fall``), so that the last step has the smallest rate whenever the time is up. Stopped with Ctrl-C
 and started again with the same output, it goes on where it was; with ``--start`` it trains a model further that is
 there. The folder it writes loads with ``SentenceTransformer(folder)``, and ``mirror_tune`` makes an encoder of it.
 """
@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import time
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +23,11 @@ import torch
 import torch.nn.functional as F
 from text import token_stream, train_tokenizer
 from torch import Tensor
-from transformers import AutoTokenizer, ModernBertConfig, ModernBertForMaskedLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, ModernBertConfig, ModernBertForMaskedLM, PreTrainedTokenizerFast
 
-WARM_UP, FALL, LAST = 0.03, 0.55, 0.02  # shares of the time, and of the learning rate at its end
+WARM_UP, LAST = 0.03, 0.02  # share of the time, and of the learning rate at its end
 SAVE_EVERY = 60  # seconds
+MADE_FROM = ("text", "start", "vocabulary", "characters", "layers", "width", "heads", "inner")
 DROPOUTS = ("attention_dropout", "embedding_dropout", "mlp_dropout")
 
 
@@ -49,10 +51,16 @@ def new_model(tokenizer: PreTrainedTokenizerFast, layers: int, width: int, heads
 
 
 def model_of(folder: Path) -> ModernBertForMaskedLM:
-    """The model of a folder, without the dropout that its config keeps for mirror tuning: one pass over text does not
-    overfit."""
-    none = {name: 0.0 for name in DROPOUTS}
-    return ModernBertForMaskedLM.from_pretrained(folder, **none)
+    """The model of a folder in float32, without the dropout that its config keeps for mirror tuning: a few passes over
+    text do not overfit.
+
+    Raises:
+        ValueError: If it is of another architecture.
+    """
+    kind = AutoConfig.from_pretrained(folder).model_type
+    if kind != "modernbert":
+        raise ValueError(f"{str(folder)!r} holds a model of type {kind}; --start goes on from a ModernBERT.")
+    return ModernBertForMaskedLM.from_pretrained(folder, dtype=torch.float32, **dict.fromkeys(DROPOUTS, 0.0))
 
 
 class Blocks:
@@ -111,11 +119,12 @@ def hide(
     As many in each row, so that shapes are fixed and a GPU is never asked how many there are.
     """
     special = torch.tensor(tokenizer.all_special_ids, device=ids.device)
+    first = len(special) if int(special.max()) < len(special) else 0  # ours come first; elsewhere they may be drawn
     draw = torch.rand(ids.shape, device=ids.device, generator=generator).masked_fill(torch.isin(ids, special), -1)
     places = draw.topk(max(1, round(share * ids.shape[1])), dim=1).indices
     labels = ids.gather(1, places)
     fate = torch.rand(places.shape, device=ids.device, generator=generator)
-    other = torch.randint(len(special), len(tokenizer), places.shape, device=ids.device, generator=generator)
+    other = torch.randint(first, len(tokenizer), places.shape, device=ids.device, generator=generator)
     new = torch.where(fate < 0.8, tokenizer.mask_token_id, torch.where(fate < 0.9, other, labels))
     return Masked(ids.scatter(1, places, new), places, labels)
 
@@ -138,17 +147,16 @@ def optimizers(model: ModernBertForMaskedLM, rate: float, fused: bool) -> list[t
     ]
 
 
-def share_of_rate(progress: float) -> float:
-    """Of the learning rate, after a share of the time."""
-    fall = (1 - progress) / (1 - FALL)
+def share_of_rate(progress: float, fall: float) -> float:
+    """Of the learning rate, after a share of the time, where it falls from ``fall`` of the time on."""
+    fall = (1 - progress) / (1 - fall)
     return max(LAST, min(1.0, progress / WARM_UP, fall))
 
 
 def save(model: ModernBertForMaskedLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """In half precision; the config says float32 (else it would be loaded in half, and an update of 2e-5 is lost in
     that) and dropout 0.1, which makes the two views of a text differ in mirror tuning."""
-    half = {name: tensor.half() for name, tensor in model.state_dict().items()}
-    model.save_pretrained(folder, state_dict=half)
+    deepcopy(model).half().save_pretrained(folder)  # a state of halves would have the tied weights twice
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["dtype"] = "float32"
@@ -164,6 +172,7 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="folder of a model to train further, whose tokenizer and size stay")
     parser.add_argument("--minutes", type=float, default=14, help="of training (default: %(default)s)")
     parser.add_argument("--vocabulary", type=int, default=16_384)
+    parser.add_argument("--characters", type=int, default=400, help="different ones in it, the most frequent")
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--heads", type=int, default=4)
@@ -172,24 +181,42 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="rows a step (default: 64 on a CPU, 1024 on a GPU)")
     parser.add_argument("--mask", type=float, default=0.2, help="share of tokens to hide (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=2e-3, help="learning rate (default: %(default)s)")
+    parser.add_argument("--fall", type=float, default=0.55, help="share of the time, in [0, 1), after which it falls")
     parser.add_argument("--compile", action="store_true", help="compile the model: slower to start, faster on a GPU")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batch = args.batch or (1_024 if device == "cuda" else 64)
-    bf16 = device == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16", False)
+    if device == "cuda":
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        bf16 = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     work = args.output / "work"
     work.mkdir(parents=True, exist_ok=True)
-    if not (work / "tokens.npy").exists():
+    asked = {name: str(getattr(args, name)) for name in MADE_FROM}
+    if not (work / "made_from.json").exists():
         if args.start:
             tokenizer = AutoTokenizer.from_pretrained(args.start)
         else:
-            tokenizer = train_tokenizer(args.text, args.vocabulary)
+            tokenizer = train_tokenizer(args.text, args.vocabulary, args.characters)
         tokenizer.save_pretrained(work)
         np.save(work / "tokens.npy", token_stream(args.text, tokenizer))
+        (work / "made_from.json").write_text(json.dumps(asked, indent=1), encoding="utf-8")
+    elif asked != (made := json.loads((work / "made_from.json").read_text(encoding="utf-8"))):
+        others = ", ".join(f"--{name} {made[name]}" for name in MADE_FROM if made[name] != asked[name])
+        parser.error(f"{str(args.output)!r} was begun with {others}; say so again or name another --output.")
     tokenizer = AutoTokenizer.from_pretrained(work)
     stream = np.load(work / "tokens.npy")
-    print(f"{len(stream):,} tokens, vocabulary {len(tokenizer):,}, {device}, {'bf16' if bf16 else 'fp32'}", flush=True)
+    unknown = float((stream == tokenizer.unk_token_id).mean())
+    print(
+        f"{len(stream):,} tokens, {unknown:.2%} of them unknown, vocabulary {len(tokenizer):,}, {device}, "
+        f"{'bf16' if bf16 else 'fp32'}",
+        flush=True,
+    )
+    if unknown > 0.01:
+        print(
+            "Many characters are not in the vocabulary: delete the output and ask for more --characters.", flush=True
+        )
 
     torch.manual_seed(args.seed)
     if args.start:
@@ -224,17 +251,23 @@ def main() -> None:
         (work / "checkpoint.new").replace(checkpoint)  # a crash leaves the old or the new one
 
     compute = torch.compile(loss_of) if args.compile else loss_of
+    blocks = Blocks(stream, args.length, tokenizer, device)
+    if args.compile:  # outside of the time, of which it could be much
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            compute(model, hide(next(blocks.passes(batch)), args.mask, tokenizer)).backward()
+        model.zero_grad()
+    begun = step
     start = kept = time.perf_counter()
     running: list[Tensor] = []
     try:
-        for ids in Blocks(stream, args.length, tokenizer, device).passes(batch, skip=step):
+        for ids in blocks.passes(batch, skip=step):
             seconds = before + time.perf_counter() - start
             progress = seconds / (60 * args.minutes)
             if progress >= 1:
                 break
             for stepper in steppers:
                 for group in stepper.param_groups:
-                    group["lr"] = args.rate * share_of_rate(progress)
+                    group["lr"] = args.rate * share_of_rate(progress, args.fall)
             with torch.autocast(device, torch.bfloat16, enabled=bf16):
                 loss = compute(model, hide(ids, args.mask, tokenizer))
             loss.backward()
@@ -257,6 +290,8 @@ def main() -> None:
     except KeyboardInterrupt:
         keep(before + time.perf_counter() - start)
         raise SystemExit(f"Stopped at step {step}; the same command goes on from there.") from None
+    if step == begun:
+        raise SystemExit(f"{args.minutes:g} minutes have passed already; ask for more --minutes to train further.")
     keep(before + time.perf_counter() - start)
     save(model, tokenizer, args.output)
     run = {**{key: str(value) for key, value in vars(args).items()}, "batch": batch, "steps": step, "losses": losses}

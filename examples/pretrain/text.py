@@ -23,15 +23,17 @@ def paragraphs(path: Path) -> Iterator[str]:
                 yield line
 
 
-def train_tokenizer(path: Path, size: int) -> PreTrainedTokenizerFast:
-    """An uncased WordPiece tokenizer of a given vocabulary."""
+def train_tokenizer(path: Path, size: int, characters: int) -> PreTrainedTokenizerFast:
+    """An uncased WordPiece tokenizer of a given vocabulary, in which the most frequent characters are."""
     tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL["unk"], max_input_chars_per_word=60))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        lowercase=True, strip_accents=False
+    )  # some scripts write vowels so
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     # Rare characters of other scripts are not worth a place in a small vocabulary.
     trainer = trainers.WordPieceTrainer(
-        vocab_size=size, special_tokens=list(SPECIAL.values()), limit_alphabet=400, show_progress=False
+        vocab_size=size, special_tokens=list(SPECIAL.values()), limit_alphabet=characters, show_progress=False
     )
     tokenizer.train_from_iterator(paragraphs(path), trainer)
     ids = [(token, tokenizer.token_to_id(token)) for token in (SPECIAL["cls"], SPECIAL["sep"])]
@@ -43,12 +45,13 @@ def train_tokenizer(path: Path, size: int) -> PreTrainedTokenizerFast:
 
 
 def token_stream(path: Path, tokenizer: PreTrainedTokenizerFast, batch: int = 4_096) -> np.ndarray:
-    """Ids of all paragraphs, each closed by [SEP], in one row of 16 bits a token."""
+    """Ids of all paragraphs, each closed by [SEP], in one row, of 16 bits a token where these are enough."""
     found, texts = [], []
+    dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
 
     def flush() -> None:
         for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
-            found.append(np.array([*ids, tokenizer.sep_token_id], np.uint16))
+            found.append(np.array([*ids, tokenizer.sep_token_id], dtype))
         texts.clear()
 
     for text in paragraphs(path):
