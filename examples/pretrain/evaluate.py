@@ -60,9 +60,8 @@ def main() -> None:
         print(f"{path}: " + ", ".join(f"{value:.3f} {name}" for name, value in found.items()))
         fill = pipeline("fill-mask", model=path, device="cpu")
         for example in EXAMPLES:
-            print(
-                f"  {example}  {', '.join(one['token_str'] for one in fill(example.replace('[MASK]', fill.tokenizer.mask_token))[:5])}"
-            )
+            found = fill(example.replace("[MASK]", fill.tokenizer.mask_token))
+            print(f"  {example}  {', '.join(one['token_str'] for one in found[:5])}")
 
 
 if __name__ == "__main__":

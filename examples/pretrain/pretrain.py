@@ -3,9 +3,10 @@
     python pretrain.py --text corpus.txt --output model --minutes 14
 
 One GPU or, slowly, a CPU; PyTorch 2.9 or newer. The learning rate follows the clock: it rises for 3% of the time,
-stays, and falls from 55% on (``--fall``), so that the last step has the smallest rate whenever the time is up. Stopped with Ctrl-C
-and started again with the same output, it goes on where it was; with ``--start`` it trains a model further that is
-there. The folder it writes loads with ``SentenceTransformer(folder)``, and ``mirror_tune`` makes an encoder of it.
+stays, and falls from 55% on (``--fall``), so that the last step has the smallest rate whenever the time is up. Stopped
+with Ctrl-C and started again with the same output, it goes on where it was; with ``--start`` it trains a model further
+that is there. The folder it writes loads with ``SentenceTransformer(folder)``, and ``mirror_tune`` makes an encoder of
+it.
 """
 
 from __future__ import annotations
@@ -214,9 +215,7 @@ def main() -> None:
         flush=True,
     )
     if unknown > 0.01:
-        print(
-            "Many characters are not in the vocabulary: delete the output and ask for more --characters.", flush=True
-        )
+        print("Many characters are unknown: delete the output and ask for more --characters.", flush=True)
 
     torch.manual_seed(args.seed)
     if args.start:

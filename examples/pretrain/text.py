@@ -26,9 +26,8 @@ def paragraphs(path: Path) -> Iterator[str]:
 def train_tokenizer(path: Path, size: int, characters: int) -> PreTrainedTokenizerFast:
     """An uncased WordPiece tokenizer of a given vocabulary, in which the most frequent characters are."""
     tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL["unk"], max_input_chars_per_word=60))
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        lowercase=True, strip_accents=False
-    )  # some scripts write vowels so
+    # Accents stay: some scripts write their vowels so.
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     # Rare characters of other scripts are not worth a place in a small vocabulary.
