@@ -67,7 +67,7 @@ def load_corpus(
     """
     dropped = {"empty": 0, "duplicate": 0, "undecodable": 0, "sampled out": 0}
     # Arrow holds a text in its bytes and eight more; as strings of Python a corpus is several times its file. Its
-    # default pool keeps a fifth more for itself, and twice as much while texts are read.
+    # default pool keeps more for itself, most of all while texts are read.
     pool = pa.system_memory_pool()
     chunks: list[pa.Array] = []
     hashes = array("q")

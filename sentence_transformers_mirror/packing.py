@@ -24,7 +24,7 @@ def plan_groups(lengths: np.ndarray, groups: int) -> list[np.ndarray]:
 
     A dynamic programme: a group costs its longest row times its number of rows. Cuts lie between blocks of equally
     many rows (anywhere, if there are fewer than 24), where they are best: groups of a few sizes come again in every
-    step, and oneDNN compiles and keeps a kernel for each shape that it meets.
+    step, and oneDNN keeps what it prepared for each shape that it meets.
 
     Args:
         lengths: Tokens per row, shape (rows,), int.
@@ -37,7 +37,7 @@ def plan_groups(lengths: np.ndarray, groups: int) -> list[np.ndarray]:
     """
     order = np.argsort(lengths, kind="stable")
     groups = min(groups, len(lengths))
-    # A power of two, since products of such a number of tokens share kernels; 12 to 24 blocks.
+    # A power of two, so that few numbers of tokens (rows times width) occur; 12 to 24 blocks.
     block = 1 << max(0, (len(lengths) // 12).bit_length() - 1)
     starts = np.arange(0, len(lengths), block)
     ends = np.append(starts[1:], len(lengths))

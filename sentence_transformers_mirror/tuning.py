@@ -258,8 +258,8 @@ class _MirrorTrainer(SentenceTransformerTrainer):
 
 
 class _Shuffled(Sampler[int]):
-    """Each row once, in a new order each time. The host's sampler makes a Python list of the whole order, 50 MB at a
-    million rows; this makes one of a few thousand at a time."""
+    """Each row once, in a new order each time. The host's sampler makes a Python list of the whole order, 40 bytes a
+    row; this makes one of a few thousand at a time."""
 
     def __init__(self, rows: int, generator: torch.Generator) -> None:
         self.rows, self.generator = rows, generator

@@ -119,8 +119,9 @@ def hide(
 
     As many in each row, so that shapes are fixed and a GPU is never asked how many there are.
     """
-    special = torch.tensor(tokenizer.all_special_ids, device=ids.device)
-    first = len(special) if int(special.max()) < len(special) else 0  # ours come first; elsewhere they may be drawn
+    special = tokenizer.all_special_ids
+    first = len(special) if max(special) < len(special) else 0  # ours come first; elsewhere they may be drawn
+    special = torch.tensor(special, device=ids.device)
     draw = torch.rand(ids.shape, device=ids.device, generator=generator).masked_fill(torch.isin(ids, special), -1)
     places = draw.topk(max(1, round(share * ids.shape[1])), dim=1).indices
     labels = ids.gather(1, places)
@@ -222,7 +223,7 @@ def main() -> None:
         model = model_of(args.start)
     else:
         model = new_model(tokenizer, args.layers, args.width, args.heads, args.inner)
-    # Short rows: on a CPU the backward pass of fused attention takes three times as long as plain products.
+    # Short rows: on a CPU the backward pass of fused attention takes longer than plain products.
     model.set_attn_implementation("sdpa" if device == "cuda" else "eager")
     model.to(device).train()
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
