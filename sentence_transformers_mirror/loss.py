@@ -144,7 +144,7 @@ class MirrorLoss(nn.Module):
             ignore_duplicates: Whether equal texts in a batch are left out of each other's negatives. False is what
                 the paper's code does.
             groups: Forward passes that a batch is cut into, rows of like length together, so that little padding is
-                computed. None means 6 on a CPU and 2 elsewhere; 1 pads the batch to its longest row.
+                computed. None means 8 on a CPU and 2 elsewhere; 1 pads the batch to its longest row.
             gather_across_devices: Whether the texts of all ranks are negatives in distributed training.
 
         References:
@@ -210,7 +210,7 @@ class MirrorLoss(nn.Module):
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         columns, layout, ids = self._columns(sentence_features)
-        groups = self.groups or (6 if columns[0]["input_ids"].device.type == "cpu" else 2)
+        groups = self.groups or (8 if columns[0]["input_ids"].device.type == "cpu" else 2)
         with fast_on_cpu(self.model):
             embeddings = embed_packed(self.model, columns, groups, layout)
         return nt_xent(temperature=self.temperature, **self._gathered(embeddings, ids))

@@ -2,7 +2,8 @@
 
 A batch is random in content and ragged in length: padded to its longest row, most of a batch of sentences is padding.
 Here its rows are sorted by length and cut into a fixed number of groups whose boundaries minimise the padded
-tokens, and each group is embedded at its own width.
+tokens, and each group is embedded at its own width. Groups are of few sizes and widths, because oneDNN keeps what it
+has prepared for each number of tokens that it meets: with hundreds of them memory would grow for as long as one tunes.
 """
 
 from __future__ import annotations
@@ -22,9 +23,8 @@ from torch import Tensor, nn
 def plan_groups(lengths: np.ndarray, groups: int) -> list[np.ndarray]:
     """Partition rows into groups of like length with few padded tokens.
 
-    A dynamic programme: a group costs its longest row times its number of rows. Cuts lie between blocks of equally
-    many rows (anywhere, if there are fewer than 24), where they are best: groups of a few sizes come again in every
-    step, and oneDNN keeps what it prepared for each shape that it meets.
+    A dynamic programme: a group costs the `group_width` of its longest row times its number of rows. Cuts lie between
+    blocks of equally many rows (anywhere, if there are fewer than 24), where they are best.
 
     Args:
         lengths: Tokens per row, shape (rows,), int.
@@ -41,7 +41,7 @@ def plan_groups(lengths: np.ndarray, groups: int) -> list[np.ndarray]:
     block = 1 << max(0, (len(lengths) // 12).bit_length() - 1)
     starts = np.arange(0, len(lengths), block)
     ends = np.append(starts[1:], len(lengths))
-    widths = lengths[order[ends - 1]]
+    widths = group_width(lengths[order[ends - 1]])
     # cost[i, j]: padded tokens of one group that holds the blocks i..j
     cost = np.where(np.tri(len(widths), dtype=bool).T, widths[None, :] * (ends[None, :] - starts[:, None]), np.inf)
     best = cost[0]
@@ -61,6 +61,13 @@ def plan_groups(lengths: np.ndarray, groups: int) -> list[np.ndarray]:
         largest = max(range(len(parts)), key=lambda i: len(parts[i]))
         parts[largest : largest + 1] = np.array_split(parts[largest], 2)
     return parts
+
+
+def group_width(longest: np.ndarray) -> np.ndarray:
+    """Tokens that a group is embedded at: those of its longest row, rounded up to a multiple of 2 up to 32, of 4 up
+    to 64, of 8 up to 128, and so on: eight widths an octave."""
+    step = 2 ** np.maximum(1, np.frexp(longest)[1] - 4)
+    return -(-longest // step) * step
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ def pack(
     partition: Callable[[np.ndarray], list[np.ndarray]] | None,
     layout: list[Tensor] | None = None,
 ) -> Packed:
-    """Cut the rows of all columns into parts, each as wide as its longest row.
+    """Cut the rows of all columns into parts, each as wide as its longest row asks for (`group_width`).
 
     Rows keep what belongs to them (token types, positions) and are trimmed on their padded side, left or right.
     Columns that differ in their keys or metadata (a prompt on one of them, another route) are packed on their own.
@@ -169,7 +176,9 @@ def _cut(
     at_once = {"device": device, "non_blocking": device.type == "cuda"}
     parts = []
     for index in indices:
-        tokens = slice(int(begin[index].min()), int(end[index].max()))
+        first, last = int(begin[index].min()), int(end[index].max())
+        wide = int(group_width(np.array(last - first)))
+        tokens = slice(max(0, last - wide), last) if left else slice(first, first + wide)
         parts.append(_take(features, torch.from_numpy(index).to(**at_once), tokens, rows, width))
     inverse = torch.from_numpy(np.argsort(np.concatenate(indices)))
     return parts, inverse.to(**at_once)

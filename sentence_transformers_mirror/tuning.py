@@ -265,7 +265,8 @@ class _Shuffled(Sampler[int]):
         self.rows, self.generator = rows, generator
 
     def __iter__(self) -> Iterator[int]:
-        for part in torch.randperm(self.rows, generator=self.generator).split(4_096):
+        order = torch.randperm(self.rows, generator=self.generator, dtype=torch.int32 if self.rows < 2**31 else None)
+        for part in order.split(4_096):
             yield from part.tolist()
 
     def __len__(self) -> int:
