@@ -231,7 +231,7 @@ def run_row(row: dict) -> dict[str, object]:
 
 SCALED = {
     "tune": ("texts", "`mirror_tune` from a file, one epoch, batches of 200"),
-    "tune_fp32": ("texts", "the same in float32, where oneDNN does not keep something for each new shape of a batch"),
+    "tune_fp32": ("texts", "the same in float32, where oneDNN does not keep something for each new size of a group"),
     "batch": ("texts in the batch", "one step of `CachedMirrorLoss`; its similarities grow with the square"),
     "index": ("texts", "`SearchIndex.build` from a file, exact"),
     "search": ("texts", "one query of that index, the texts of ten hits read"),
