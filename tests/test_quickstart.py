@@ -106,12 +106,12 @@ def no_network(monkeypatch):
 def test_tuning_helps_on_modules_that_were_not_tuned_on(tmp_path, monkeypatch, no_network):
     docstrings = read_docstrings()
     assert 8_000 < sum(1 + len(docstring.rest) for docstring in docstrings) < 20_000
-    # A part, for time: every fourth module.
-    files = sorted({docstring.file for docstring in docstrings})[::4]
+    # A part, for time: every second module; with a hundred pairs chance would be as large as what eight steps gain.
+    files = sorted({docstring.file for docstring in docstrings})[::2]
     monkeypatch.setattr(quickstart, "read_docstrings", lambda: [d for d in docstrings if d.file in files])
     monkeypatch.chdir(tmp_path)
-    result = quickstart.run("out", max_sentences=1_600, max_pairs=100)
-    assert result["tuned_on"] == 1_600 and result["steps"] == 8 and result["pairs"] == 100
+    result = quickstart.run("out", max_sentences=1_600)
+    assert result["tuned_on"] == 1_600 and result["steps"] == 8 and 250 < result["pairs"] <= 400
     assert result["after"]["mrr"] > result["before"]["mrr"]
     assert result["after"]["mrr_look_alikes"] > result["before"]["mrr_look_alikes"]
     for ranks in (result["before"], result["after"], result["tfidf"]):
