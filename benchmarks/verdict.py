@@ -44,7 +44,16 @@ from sklearn.metrics import roc_auc_score
 from sentence_transformers_mirror import MirrorLoss, mirror_tune
 from sentence_transformers_mirror.embedding import embed
 from sentence_transformers_mirror.environment import environment
-from sentence_transformers_mirror.evidence import Evidence, Measurement, Parts, judge, measure, split_parts
+from sentence_transformers_mirror.evidence import (
+    LEAST_GAIN,
+    LEAST_LOSS,
+    Evidence,
+    Measurement,
+    Parts,
+    judge,
+    measure,
+    split_parts,
+)
 from sentence_transformers_mirror.labels import read_pairs
 from sentence_transformers_mirror.ranking import look_alikes
 
@@ -250,6 +259,8 @@ def summary(rows: list[dict]) -> list[dict[str, object]]:
         least = choose(rows)
         said = [verdict(row["evidence"], least) for row in rows]
         lines.append(line("compare", "all, chosen on the same", least, rows, said))
+        said = [verdict(row["evidence"], (LEAST_GAIN, LEAST_LOSS)) for row in rows]
+        lines.append(line("compare", "all, as in the package", (LEAST_GAIN, LEAST_LOSS), rows, said))
     baselines = {
         "always better": ["better"] * len(rows),
         "loss on held-out texts": ["better" if row["loss"] < 0 else "worse" for row in rows],

@@ -194,11 +194,13 @@ def test_verdicts_are_counted(monkeypatch):
         "b",
         "all, each by the others",
         "all, chosen on the same",
+        "all, as in the package",
         "all",
         "all",
     ]
-    assert [line["better: right"] for line in lines] == [1, 1, 2, 2, 4, 4]
-    assert lines[2]["better: said"] == lines[2]["worse: right"] == 2 and lines[4]["better: said"] == 8
+    assert [line["better: right"] for line in lines] == [1, 1, 2, 2, 2, 4, 4]
+    assert lines[2]["better: said"] == lines[2]["worse: right"] == 2 and lines[5]["better: said"] == 8
+    assert lines[4]["worse: said"] == 0  # the package's least loss is larger than those of these rows
     guards = {line["guard"]: (line["mean change"], line["worst"]) for line in verdict.guarded(rows)}
     assert guards == {"none": (1, -3), "takes back what is worse": (1.75, -1), "may average": (2, -1)}
 
