@@ -63,7 +63,7 @@ def plan_groups(lengths: np.ndarray, groups: int) -> list[np.ndarray]:
     return parts
 
 
-def group_width(longest: np.ndarray) -> np.ndarray:
+def group_width(longest: np.ndarray | int) -> np.ndarray | np.integer:
     """Tokens that a group is embedded at: those of its longest row, rounded up to a multiple of 2 up to 32, of 4 up
     to 64, of 8 up to 128, and so on: eight widths an octave."""
     step = 2 ** np.maximum(1, np.frexp(longest)[1] - 4)
@@ -177,7 +177,7 @@ def _cut(
     parts = []
     for index in indices:
         first, last = int(begin[index].min()), int(end[index].max())
-        wide = int(group_width(np.array(last - first)))
+        wide = int(group_width(last - first))
         tokens = slice(max(0, last - wide), last) if left else slice(first, first + wide)
         parts.append(_take(features, torch.from_numpy(index).to(**at_once), tokens, rows, width))
     inverse = torch.from_numpy(np.argsort(np.concatenate(indices)))
