@@ -107,7 +107,7 @@ def mirror_tune(
     Args:
         model: The model, or the name or path of one (which is then only useful with ``output_dir``).
         texts: Any iterable of strings, a ``datasets.Dataset`` or a file; see `load_corpus`.
-        recipe: Name of a recipe (``sentence``, ``sentence-drophead``, ``word``, ``phrase``) or a `Recipe`.
+        recipe: Name of a recipe, a key of `RECIPES`, or a `Recipe`.
         output_dir: Where to save the tuned model, with the result beside it as ``mirror_tune.json``. Neither that nor
             the model's card quotes a text of the corpus.
         max_texts: More texts than these are sampled; the paper gained nothing beyond 10,000 to 20,000 (Figure 5).

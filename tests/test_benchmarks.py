@@ -149,6 +149,19 @@ def test_ablations(data_dir, tmp_path):
     assert all(0 < row["dev"][0] < 100 and 0 < row["test"][0] < 100 for row in kept[study].values())
 
 
+@pytest.mark.quality
+def test_pretraining(data_dir, tmp_path, monkeypatch):
+    name = "BERT, AdamW, rate 1e-3"  # of which every part stands in for another
+    arguments = ["--variants", name, "--minutes", "0.01", "--every", "100", "--rows", "8", "--max-texts", "200"]
+    result = run(data_dir, tmp_path, "pretraining.py", *arguments)["result"]
+    one = result["runs"][name]["0"]
+    assert one["steps"] > 0 and 1 < one["nats a character"] < 3
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import render
+
+    assert f"| {name} | 8.3 |" in render.pretraining(result)
+
+
 def test_verdict(data_dir, tmp_path, tiny_model):
     tiny_model.save_pretrained(str(tmp_path / "tiny"))
     arguments = ["--settings", "1", "--seeds", "1", "--domains", "aeronautics", "--texts", "200"]

@@ -1,0 +1,174 @@
+"""What a small base model should be like: `examples/pretrain` with one thing changed at a time, in equal time.
+
+Each variant is trained from scratch on every sixth paragraph of the corpus, which is more than it reads in its
+minutes, and then tuned by `sentence-small` on the paper's 10,000 sentences. Loss is in nats a character of held-out
+text, by which vocabularies compare roughly; Spearman x 100 is on STS-B dev. Each finished run is kept and not run
+again.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+
+import torch
+from common import RESULTS, add_data, earlier, keep, paper_sentences, parser, spearman
+from sentence_transformers import SentenceTransformer
+from transformers import BertConfig, BertForMaskedLM
+
+from sentence_transformers_mirror import mirror_tune
+from sentence_transformers_mirror.labels import read_pairs
+
+
+def example() -> tuple[ModuleType, ModuleType, ModuleType]:
+    """The modules of `examples/pretrain`."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "pretrain"))
+    import evaluate
+    import pretrain
+    import text
+
+    return text, pretrain, evaluate
+
+
+class Bert(BertForMaskedLM):
+    """Its parts under the names that they have in a ModernBERT."""
+
+    model = property(lambda self: self.bert)
+    head = property(lambda self: self.cls.predictions.transform)
+    decoder = property(lambda self: self.cls.predictions.decoder)
+
+
+def bert(tokenizer, layers: int, width: int, heads: int, inner: int) -> Bert:
+    """Norms after the layers, learned positions, units without gates and so wider by half."""
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        num_hidden_layers=layers,
+        hidden_size=width,
+        num_attention_heads=heads,
+        intermediate_size=3 * inner // 2,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return Bert(config)
+
+
+def adamw(model: torch.nn.Module, rate: float, fused: bool) -> list[torch.optim.Optimizer]:
+    return [torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.98), weight_decay=0.01, fused=fused)]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Options of `pretrain.py`, and functions that stand in for its own."""
+
+    options: dict[str, object] = field(default_factory=dict)
+    instead: dict[str, Callable] = field(default_factory=dict)
+
+
+VARIANTS = {
+    "as it is": Variant(),
+    "AdamW for all": Variant({}, {"optimizers": adamw}),
+    "AdamW for all, rate 1e-3": Variant({"rate": 1e-3}, {"optimizers": adamw}),
+    "BERT, AdamW, rate 1e-3": Variant({"rate": 1e-3}, {"optimizers": adamw, "new_model": bert}),
+    "vocabulary 8,192": Variant({"vocabulary": 8_192}),
+    "vocabulary 30,000": Variant({"vocabulary": 30_000}),
+    "3 layers x 384, inner 768": Variant({"layers": 3, "width": 384, "heads": 6, "inner": 768}),
+    "12 layers x 192, inner 384": Variant({"layers": 12, "width": 192, "heads": 3, "inner": 384}),
+    "15% hidden": Variant({"mask": 0.15}),
+    "30% hidden": Variant({"mask": 0.3}),
+    "40% hidden": Variant({"mask": 0.4}),
+    "rows of 64": Variant({"length": 64, "batch": 128}),
+    "rows of 256": Variant({"length": 256, "batch": 32}),
+    "rate 1e-3": Variant({"rate": 1e-3}),
+    "rate 4e-3": Variant({"rate": 4e-3}),
+    "steps of 32 rows": Variant({"batch": 32}),
+}
+
+
+def run(
+    name: str, seed: int, corpus: Path, data: Path, minutes: float, rows: int | None, max_texts: int
+) -> dict[str, float]:
+    """Pretrain, measure, tune and measure again."""
+    _, pretrain, evaluate = example()
+    variant = VARIANTS[name]
+    for function, other in variant.instead.items():
+        setattr(pretrain, function, other)
+    if "new_model" in variant.instead:
+        evaluate.AutoModelForMaskedLM = Bert
+    with TemporaryDirectory() as folder:
+        options = {"text": corpus, "output": folder, "minutes": minutes, "seed": seed, **variant.options}
+        sys.argv = [
+            "pretrain.py",
+            *(str(part) for option, value in options.items() for part in (f"--{option}", value)),
+        ]
+        pretrain.main()
+        state = torch.load(Path(folder, "work", "checkpoint.pt"), map_location="cpu")
+        found = evaluate.nats(folder, data / "pretrain/heldout.txt.gz", rows)
+        model = SentenceTransformer(folder, device="cpu")  # mean pooling, being the default
+        mirror_tune(model, paper_sentences(data), "sentence-small", seed=seed, max_texts=max_texts)
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "steps": state["step"],
+        **{what: round(value, 4) for what, value in found.items()},
+        "STS-B dev": round(spearman(model, {"": read_pairs(data, "STS-B dev")})[""], 2),
+    }
+
+
+def settle(threads: int) -> None:
+    torch.set_num_threads(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a neighbour's time would be taken
+
+
+def main() -> None:
+    args = parser(__doc__)
+    add_data(args)
+    args.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="NAME", choices=list(VARIANTS))
+    args.add_argument("--minutes", type=float, default=5, help="of training, each (default: %(default)s)")
+    args.add_argument("--seeds", nargs="+", type=int, default=[0])
+    args.add_argument("--every", type=int, default=6, help="paragraphs, of which one is read (default: %(default)s)")
+    args.add_argument("--rows", type=int, help="of held-out text, for a quick look")
+    args.add_argument("--max-texts", type=int, default=10_000, help="to tune on (default: all)")
+    args.add_argument("--jobs", type=int, default=1, help="processes, each with its share of the cores")
+    args = args.parse_args()
+    if args.rows and not args.output:
+        raise SystemExit("--rows is for a quick look: name another --output.")
+    kept, _ = earlier(args.output or RESULTS / "pretraining.json", {"minutes": args.minutes, "runs": {}})
+    if kept["minutes"] != args.minutes:
+        raise SystemExit(
+            f"The runs that are kept took {kept['minutes']} minutes each; say so or name another --output."
+        )
+    text, _, _ = example()
+    threads = max(1, torch.get_num_threads() // args.jobs)
+    with TemporaryDirectory() as folder:
+        corpus = Path(folder, "corpus.txt")
+        with corpus.open("w", encoding="utf-8") as file:
+            paragraphs = enumerate(text.paragraphs(args.data / "pretrain/corpus.txt.xz"))
+            file.writelines(f"{paragraph}\n" for number, paragraph in paragraphs if number % args.every == 0)
+        one = partial(
+            run, corpus=corpus, data=args.data, minutes=args.minutes, rows=args.rows, max_texts=args.max_texts
+        )
+        # A process a run: what stands in for a function must not stay.
+        with ProcessPoolExecutor(args.jobs, get_context("spawn"), settle, (threads,), max_tasks_per_child=1) as pool:
+            futures = {
+                pool.submit(one, name, seed): (name, str(seed))
+                for seed in args.seeds  # all variants once before any of them again
+                for name in args.variants
+                if str(seed) not in kept["runs"].get(name, {})
+            }
+            for future in as_completed(futures):
+                name, seed = futures[future]
+                kept["runs"].setdefault(name, {})[seed] = future.result()
+                print(f"{name}, seed {seed}: {future.result()}", flush=True)
+                keep("pretraining", kept, args.output)
+
+
+if __name__ == "__main__":
+    main()
