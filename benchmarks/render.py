@@ -141,7 +141,8 @@ def pretraining(result: dict) -> str:
         "machine, one thing changed at a time; other variants and seeds were not run. Parameters are those of the "
         "encoder. Loss on held-out text (less is better), by which vocabularies compare roughly; then Spearman x 100 "
         "after `sentence-small` on the paper's 10,000 sentences. Means over seeds, largest minus smallest in "
-        f"brackets. It tells what learns fast, which need not be what is best after hours.\n\n{table(rows)}"
+        f"brackets. It tells what learns fast, which need not be what is best after hours; similarity is still below "
+        f"that of weights that are nearly random (examples/pretrain/README.md).\n\n{table(rows)}"
     )
 
 
