@@ -138,10 +138,10 @@ def pretraining(result: dict) -> str:
     return (
         "## What a small base model should be like\n\n"
         f"`examples/pretrain` from scratch in steps of 16 rows, {result['minutes']:g} minutes a run on a part of this "
-        "machine, one thing changed at a time; other variants and seeds were not run. Parameters are those of the "
+        "machine, one thing changed at a time; what is not here was not run. Parameters are those of the "
         "encoder. Loss on held-out text (less is better), by which vocabularies compare roughly; then Spearman x 100 "
         "after `sentence-small` on the paper's 10,000 sentences. Means over seeds, largest minus smallest in "
-        f"brackets. It tells what learns fast, which need not be what is best after hours; similarity is still below "
+        "brackets. It tells what learns fast, which need not be what is best after hours; similarity is still below "
         f"that of weights that are nearly random (examples/pretrain/README.md).\n\n{table(rows)}"
     )
 
