@@ -77,8 +77,8 @@ class Contestant:
         self.optimizer.zero_grad()
 
 
-def ours(model: SentenceTransformer) -> Callable[[list[str]], torch.Tensor]:
-    loss = MirrorLoss(model).to(model.device)
+def ours(model: SentenceTransformer, groups: int | None = None) -> Callable[[list[str]], torch.Tensor]:
+    loss = MirrorLoss(model, groups=groups).to(model.device)
     return lambda texts: loss([on_device(model, model.preprocess(texts))])
 
 

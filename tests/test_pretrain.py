@@ -6,6 +6,7 @@ import gzip
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -139,12 +140,12 @@ def test_many_languages_and_large_vocabularies(recipe, tmp_path):
 
     class Large:
         sep_token_id = 69_999
+        backend_tokenizer = SimpleNamespace(
+            encode_batch_fast=lambda texts, **_: [SimpleNamespace(ids=[66_000]) for _ in texts]
+        )
 
         def __len__(self):
             return 70_000
-
-        def __call__(self, texts, **kwargs):
-            return {"input_ids": [[66_000] for _ in texts]}
 
     assert text.token_stream(tmp_path / "text.txt", Large())[:2].tolist() == [66_000, 69_999]
 
@@ -154,7 +155,7 @@ def test_what_is_hidden(recipe, make_model):
     tokenizer = make_model("bert").tokenizer
     ids = torch.randint(5, len(tokenizer), (200, 40))
     ids[:, 0], ids[:, -1], ids[:, 20] = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.sep_token_id
-    masked = pretrain.hide(ids, 0.2, tokenizer)
+    masked = pretrain.Hide(tokenizer, 0.2, "cpu")(ids)
     assert masked.places.shape == (200, 8) and torch.equal(ids.gather(1, masked.places), masked.labels)
     assert not torch.isin(masked.labels, torch.tensor(tokenizer.all_special_ids)).any()
     changed = masked.ids != ids

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from pretrain import hide, loss_of
+from pretrain import Hide, loss_of
 from text import paragraphs, token_stream
 from transformers import AutoModelForMaskedLM, AutoTokenizer, ModernBertForMaskedLM, pipeline
 
@@ -43,8 +43,8 @@ def nats(path: str, text: Path, rows: int | None = None) -> dict[str, float]:
     blocks = stream[: len(stream) // inside * inside].view(-1, inside)[:rows]
     ids = torch.nn.functional.pad(blocks, (1, 0), value=tokenizer.cls_token_id)
     ids = torch.nn.functional.pad(ids, (0, 1), value=tokenizer.sep_token_id)
-    draw = torch.Generator().manual_seed(0)
-    losses = [loss_of(model, hide(part, SHARE, tokenizer, draw)) * len(part) for part in ids.split(BATCH)]
+    hide, draw = Hide(tokenizer, SHARE, "cpu"), torch.Generator().manual_seed(0)
+    losses = [loss_of(model, hide(part, draw)) * len(part) for part in ids.split(BATCH)]
     token = float(torch.stack(losses).sum() / len(ids))
     return {"nats a token": token, "nats a character": token * len(stream) / characters}
 

@@ -28,7 +28,7 @@ from transformers import AutoConfig, AutoTokenizer, ModernBertConfig, ModernBert
 
 WARM_UP, LAST = 0.03, 0.02  # share of the time, and of the learning rate at its end
 SAVE_EVERY = 60  # seconds
-MADE_FROM = ("text", "start", "vocabulary", "characters", "layers", "width", "heads", "inner")
+MADE_FROM = ("text", "start", "tokenizer", "vocabulary", "characters", "layers", "width", "heads", "inner")
 DROPOUTS = ("attention_dropout", "embedding_dropout", "mlp_dropout")
 
 
@@ -89,11 +89,12 @@ class Blocks:
         while True:
             draw = torch.Generator().manual_seed(number)  # of each pass, so that a run that goes on sees the same
             offset = int(torch.randint(inside, (), generator=draw))
-            order = torch.randperm(rows, generator=draw)
+            # On the device in one go: a copy in each step would wait for the step before.
+            order = torch.randperm(rows, generator=draw).to(self.device)
             for begin in range(0, rows - batch + 1, batch):
                 made += 1
                 if made > skip:
-                    starts = (order[begin : begin + batch] * inside + offset).to(self.device)
+                    starts = order[begin : begin + batch] * inside + offset
                     text = self.stream[starts[:, None] + position].long()
                     yield F.pad(
                         F.pad(text, (1, 0), value=self.tokenizer.cls_token_id),
@@ -112,23 +113,32 @@ class Masked:
     labels: Tensor
 
 
-def hide(
-    ids: Tensor, share: float, tokenizer: PreTrainedTokenizerFast, generator: torch.Generator | None = None
-) -> Masked:
-    """Hide a share of each row, never special tokens: 80% become [MASK], 10% another token, 10% stay.
+class Hide:
+    """Hides a share of each row, never special tokens: 80% become [MASK], 10% another token, 10% stay.
 
     As many in each row, so that shapes are fixed and a GPU is never asked how many there are.
+
+    Args:
+        tokenizer: Whose tokens they are.
+        share: Of the tokens of a row, in (0, 1).
+        device: Where the rows lie.
     """
-    special = tokenizer.all_special_ids
-    first = len(special) if max(special) < len(special) else 0  # ours come first; elsewhere they may be drawn
-    special = torch.tensor(special, device=ids.device)
-    draw = torch.rand(ids.shape, device=ids.device, generator=generator).masked_fill(torch.isin(ids, special), -1)
-    places = draw.topk(max(1, round(share * ids.shape[1])), dim=1).indices
-    labels = ids.gather(1, places)
-    fate = torch.rand(places.shape, device=ids.device, generator=generator)
-    other = torch.randint(first, len(tokenizer), places.shape, device=ids.device, generator=generator)
-    new = torch.where(fate < 0.8, tokenizer.mask_token_id, torch.where(fate < 0.9, other, labels))
-    return Masked(ids.scatter(1, places, new), places, labels)
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, share: float, device: str) -> None:
+        special = tokenizer.all_special_ids
+        self.first = len(special) if max(special) < len(special) else 0  # ours come first; others may be drawn
+        self.special = torch.tensor(special, device=device)
+        self.share, self.mask, self.size = share, tokenizer.mask_token_id, len(tokenizer)
+
+    def __call__(self, ids: Tensor, generator: torch.Generator | None = None) -> Masked:
+        draw = torch.rand(ids.shape, device=ids.device, generator=generator)
+        draw = draw.masked_fill(torch.isin(ids, self.special), -1)
+        places = draw.topk(max(1, round(self.share * ids.shape[1])), dim=1).indices
+        labels = ids.gather(1, places)
+        fate = torch.rand(places.shape, device=ids.device, generator=generator)
+        other = torch.randint(self.first, self.size, places.shape, device=ids.device, generator=generator)
+        new = torch.where(fate < 0.8, self.mask, torch.where(fate < 0.9, other, labels))
+        return Masked(ids.scatter(1, places, new), places, labels)
 
 
 def loss_of(model: ModernBertForMaskedLM, masked: Masked) -> Tensor:
@@ -157,14 +167,40 @@ def share_of_rate(progress: float, fall: float) -> float:
 
 def save(model: ModernBertForMaskedLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """In half precision; the config says float32 (else it would be loaded in half, and an update of 2e-5 is lost in
-    that) and dropout 0.1, which makes the two views of a text differ in mirror tuning."""
-    deepcopy(model).half().save_pretrained(folder)  # a state of halves would have the tied weights twice
-    path = folder / "config.json"
+    that) and dropout 0.1, which makes the two views of a text differ in mirror tuning.
+
+    Each file is exchanged at once, so that a folder that is read meanwhile, or left by a crash, is whole."""
+    new = folder / "work" / "new"
+    deepcopy(model).half().save_pretrained(new)  # a state of halves would have the tied weights twice
+    path = new / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["dtype"] = "float32"
     config.update(dict.fromkeys(DROPOUTS, 0.1))
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    tokenizer.save_pretrained(folder)
+    tokenizer.save_pretrained(new)
+    for file in new.iterdir():
+        file.replace(folder / file.name)
+
+
+def prepared(
+    args: argparse.Namespace, work: Path, parser: argparse.ArgumentParser
+) -> tuple[PreTrainedTokenizerFast, np.ndarray]:
+    """The tokenizer and the ids of all tokens, made once; refuses to mix runs of other text or another size."""
+    asked = {name: str(getattr(args, name)) for name in MADE_FROM}
+    note = work / "made_from.json"
+    if not note.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        if args.start or args.tokenizer:
+            tokenizer = AutoTokenizer.from_pretrained(args.start or args.tokenizer)
+        else:
+            tokenizer = train_tokenizer(args.text, args.vocabulary, args.characters)
+        tokenizer.save_pretrained(work)
+        np.save(work / "tokens.npy", token_stream(args.text, tokenizer))
+        note.write_text(json.dumps(asked, indent=1), encoding="utf-8")
+    elif asked != (made := json.loads(note.read_text(encoding="utf-8"))):
+        others = ", ".join(f"--{name} {made[name]}" for name in MADE_FROM if made[name] != asked[name])
+        parser.error(f"{str(args.output)!r} was begun with {others}; say so again or name another --output.")
+    return AutoTokenizer.from_pretrained(work), np.load(work / "tokens.npy")
 
 
 def main() -> None:
@@ -172,6 +208,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True, help="a paragraph a line; .xz and .gz are read, too")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--start", type=Path, help="folder of a model to train further, whose tokenizer and size stay")
+    parser.add_argument("--tokenizer", type=Path, help="folder of one to use, instead of a new one")
     parser.add_argument("--minutes", type=float, default=14, help="of training (default: %(default)s)")
     parser.add_argument("--vocabulary", type=int, default=16_384)
     parser.add_argument("--characters", type=int, default=400, help="different ones in it, the most frequent")
@@ -186,6 +223,7 @@ def main() -> None:
     parser.add_argument("--fall", type=float, default=0.55, help="share of the time, in [0, 1), after which it falls")
     parser.add_argument("--compile", action="store_true", help="compile the model: slower to start, faster on a GPU")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--prepare", action="store_true", help="make the tokens only, to train on another machine")
     args = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batch = args.batch or (1_024 if device == "cuda" else 64)
@@ -194,21 +232,7 @@ def main() -> None:
     else:
         bf16 = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     work = args.output / "work"
-    work.mkdir(parents=True, exist_ok=True)
-    asked = {name: str(getattr(args, name)) for name in MADE_FROM}
-    if not (work / "made_from.json").exists():
-        if args.start:
-            tokenizer = AutoTokenizer.from_pretrained(args.start)
-        else:
-            tokenizer = train_tokenizer(args.text, args.vocabulary, args.characters)
-        tokenizer.save_pretrained(work)
-        np.save(work / "tokens.npy", token_stream(args.text, tokenizer))
-        (work / "made_from.json").write_text(json.dumps(asked, indent=1), encoding="utf-8")
-    elif asked != (made := json.loads((work / "made_from.json").read_text(encoding="utf-8"))):
-        others = ", ".join(f"--{name} {made[name]}" for name in MADE_FROM if made[name] != asked[name])
-        parser.error(f"{str(args.output)!r} was begun with {others}; say so again or name another --output.")
-    tokenizer = AutoTokenizer.from_pretrained(work)
-    stream = np.load(work / "tokens.npy")
+    tokenizer, stream = prepared(args, work, parser)
     unknown = float((stream == tokenizer.unk_token_id).mean())
     print(
         f"{len(stream):,} tokens, {unknown:.2%} of them unknown, vocabulary {len(tokenizer):,}, {device}, "
@@ -217,6 +241,9 @@ def main() -> None:
     )
     if unknown > 0.01:
         print("Many characters are unknown: delete the output and ask for more --characters.", flush=True)
+
+    if args.prepare:
+        return
 
     torch.manual_seed(args.seed)
     if args.start:
@@ -251,10 +278,10 @@ def main() -> None:
         (work / "checkpoint.new").replace(checkpoint)  # a crash leaves the old or the new one
 
     compute = torch.compile(loss_of) if args.compile else loss_of
-    blocks = Blocks(stream, args.length, tokenizer, device)
+    blocks, hide = Blocks(stream, args.length, tokenizer, device), Hide(tokenizer, args.mask, device)
     if args.compile:  # outside of the time, of which it could be much
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
-            compute(model, hide(next(blocks.passes(batch)), args.mask, tokenizer)).backward()
+            compute(model, hide(next(blocks.passes(batch)))).backward()
         model.zero_grad()
     begun = step
     start = kept = time.perf_counter()
@@ -269,7 +296,7 @@ def main() -> None:
                 for group in stepper.param_groups:
                     group["lr"] = args.rate * share_of_rate(progress, args.fall)
             with torch.autocast(device, torch.bfloat16, enabled=bf16):
-                loss = compute(model, hide(ids, args.mask, tokenizer))
+                loss = compute(model, hide(ids))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for stepper in steppers:
@@ -283,10 +310,12 @@ def main() -> None:
                 if not math.isfinite(mean):
                     raise FloatingPointError(f"The loss is not a number at step {step}; lower --rate.")
                 losses.append((step, round(seconds, 1), round(mean, 4)))
-                print(f"step {step:6}  {seconds / 60:6.2f} min  loss {mean:.3f}", flush=True)
+                speed = (step - begun) * batch * args.length / (seconds - before)
+                print(f"step {step:6}  {seconds / 60:6.2f} min  loss {mean:.3f}  {speed:,.0f} tokens/s", flush=True)
                 if time.perf_counter() - kept > SAVE_EVERY:
                     kept = time.perf_counter()
                     keep(seconds)
+                    save(model, tokenizer, args.output)
     except KeyboardInterrupt:
         keep(before + time.perf_counter() - start)
         raise SystemExit(f"Stopped at step {step}; the same command goes on from there.") from None

@@ -1,0 +1,134 @@
+#!/usr/bin/env bash
+# What needs a GPU, for a machine that is there for minutes and reaches no package index:
+#
+#     bash benchmarks/on_gpu.sh pack DATA    here: put wheels, the paper's sentences and the corpus into .carry
+#     bash benchmarks/on_gpu.sh measure      there: the tests marked gpu, then benchmarks/gpu.py
+#     bash benchmarks/on_gpu.sh pretrain     there: a base model from the corpus, by examples/pretrain
+#     bash benchmarks/on_gpu.sh --tiny       all three on a CPU in two minutes, to see that they run
+#
+# Results go to $OUT (by default the folder on-gpu), each as soon as it is there. A step that fails does not keep the
+# next ones from running; the exit status tells whether all went well. The model comes in pieces of 15 MB, as large as
+# some ways back allow: `cat on-gpu/model.tar.* | tar x`.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+OUT=${OUT:-on-gpu}
+PYTHON=${PYTHON:-python3}
+MINUTES=${MINUTES:-5}   # of pretraining
+TARGET=${TARGET:-3.12}  # Python there
+MOST=64                 # MiB that travel, tracked files included
+export HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=true
+WHEELS="datasets==5.2.0 dill==0.4.1 multiprocess==0.70.19 faiss-cpu==1.15.1 sentencex==1.0.32
+  pytorch-metric-learning==2.9.0"
+SENTENCES=corpus/mirror_corpus/stsbenchmark_train_10k_sents_random_sampled.txt.gz
+FIGURES=(--rounds 2)
+# 15 million parameters.
+MODEL=(--tokenizer sentence_transformers_mirror/embedded --layers 6 --width 384 --heads 6 --inner 768 --length 256
+  --batch 512 --mask 0.3 --rate 3e-3 --fall 0.15 --compile)
+failed=0
+
+fail() {
+  echo "on_gpu.sh: $*" >&2
+  failed=1
+}
+
+# Run a command; its output goes into a file of its own, too.
+step() {
+  local name=$1 begun=$SECONDS
+  shift
+  echo "== $name"
+  "$@" 2>&1 | tee "$OUT/$name.log" || fail "$name failed"
+  echo "== $name took $((SECONDS - begun)) s"
+}
+
+# A command for at most so many seconds.
+within() { timeout --kill-after=10 "$@"; }
+
+train() {
+  within "$1" "$PYTHON" examples/pretrain/pretrain.py --text .carry/corpus.txt.xz --output .pretrained "${MODEL[@]}" \
+    "${@:2}"
+}
+
+pack() {
+  local data=$1 tags=() platform
+  rm -rf .carry .pretrained && mkdir -p .carry/wheels "$(dirname ".carry/data/$SENTENCES")"
+  for platform in manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 manylinux1; do
+    tags+=(--platform "${platform}_x86_64")
+  done
+  # shellcheck disable=SC2086
+  "$PYTHON" -m pip download -q --no-deps --only-binary=:all: --python-version "$TARGET" --implementation cp \
+    "${tags[@]}" -d .carry/wheels $WHEELS || fail "wheels are missing"
+  cp "$data/$SENTENCES" ".carry/data/$SENTENCES" || fail "the sentences are missing"
+  # Tokens are smaller than their text, and made sooner here than there.
+  ln -s "$data/pretrain/corpus.txt.xz" .carry/ && train 600 --prepare || fail "the corpus could not be read"
+  rm -f .carry/corpus.txt.xz
+  XZ_OPT=-9e tar cJf .carry/work.tar.xz -C .pretrained work && rm -rf .pretrained
+  local mib=$((($(git ls-files -z | du -ck --files0-from=- | tail -1 | cut -f1) + $(du -sk .carry | cut -f1)) / 1024))
+  echo "$mib MiB travel"
+  [ "$mib" -lt "$MOST" ] || fail "more than $MOST MiB"
+}
+
+# What the machine lacks goes into a folder of its own; what it has stays as it is.
+unpack() {
+  mkdir -p "$OUT" .pretrained
+  [ -d .site ] || "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target .site \
+    .carry/wheels/*.whl || fail "wheels could not be installed"
+  export PYTHONPATH=$PWD:$PWD/.site
+  [ -d .pretrained/work ] || tar xJf .carry/work.tar.xz -C .pretrained || fail "the corpus could not be unpacked"
+}
+
+measure() {
+  unpack
+  {
+    nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader
+    nproc
+    "$PYTHON" -m pip list 2>/dev/null | grep -iE "^(torch|transformers|sentence|tokenizers|numpy|accelerate|triton)"
+  } >"$OUT/machine.txt" 2>&1
+  # The step of pretraining is compiled while the tests run, and found again in torch's cache.
+  train 200 --minutes 0.02 >"$OUT/prepare.log" 2>&1 &
+  step tests within 150 "$PYTHON" -m pytest -q -n 0 -m gpu tests/test_gpu.py
+  wait $! || fail "pretraining does not start: $(tail -3 "$OUT/prepare.log")"
+  step figures within 180 "$PYTHON" benchmarks/gpu.py --data .carry/data --output "$OUT/gpu.json" "${FIGURES[@]}"
+}
+
+# The model so far, whole at any time, since its files are exchanged and not written over.
+keep_model() {
+  tar cf .pretrained/model.tar -C .pretrained model.safetensors config.json tokenizer.json tokenizer_config.json &&
+    rm -f "$OUT"/model.tar.* && split -b 15000000 .pretrained/model.tar "$OUT/model.tar."
+}
+
+pretrain() {
+  unpack
+  (while sleep 50; do keep_model; done) &
+  local copies=$!
+  step pretrain train "$(awk "BEGIN {print int(60 * $MINUTES + 150)}")" --minutes "$MINUTES"
+  kill "$copies"
+  keep_model && cp .pretrained/pretrain.json "$OUT/" || fail "there is no model"
+}
+
+# All of the above with a small model, on texts that are made up.
+tiny() {
+  local data
+  data=$(mktemp -d) && mkdir -p "$data/pretrain" "$(dirname "$data/$SENTENCES")"
+  "$PYTHON" - >"$data/texts" <<<'
+import random
+words = "old new green house river cat dog run see over under near city light song tree road open file read".split()
+for number in range(3000):
+    print(" ".join(random.choices(words, k=random.randint(5, 15))) + f" {number}.")'
+  gzip -c "$data/texts" >"$data/$SENTENCES" && xz -c "$data/texts" >"$data/pretrain/corpus.txt.xz"
+  export CUDA_VISIBLE_DEVICES="" ST_MIRROR_GPU_TESTS=cpu
+  OUT=$data/out
+  MINUTES=0.06
+  TARGET=$("$PYTHON" -c "import sys; print('%d.%d' % sys.version_info[:2])")
+  FIGURES=(--shape 1x64 --texts 60 --batch-size 16 --large 24 --mini-batch-size 8 --rounds 1 --backend eager)
+  MODEL=(--vocabulary 400 --layers 1 --width 32 --heads 2 --inner 32 --length 32 --batch 16)
+  pack "$data" && measure && pretrain
+}
+
+case ${1:-} in
+  pack) pack "$(cd "${2:?the folder of the data}" && pwd)" ;;
+  measure) measure ;;
+  pretrain) pretrain ;;
+  --tiny) tiny ;;
+  *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" && exit 2 ;;
+esac
+exit "$failed"
