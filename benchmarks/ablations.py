@@ -66,14 +66,14 @@ class SameDropout(MirrorLoss):
 class NoiseNegatives(MirrorLoss):
     """Gaussian vectors as further negatives, as many as texts (GS-InfoNCE, arXiv 2109.04321)."""
 
-    def _gathered(self, embeddings, ids):
+    def _gathered(self, embeddings, ids, labels=None):
         return super()._gathered([*embeddings, torch.randn_like(embeddings[0].float())], [])
 
 
 class MixedNegatives(MirrorLoss):
     """A fifth of each positive mixed into another text's, as a further, harder negative (MixCSE, arXiv 2204.03955)."""
 
-    def _gathered(self, embeddings, ids):
+    def _gathered(self, embeddings, ids, labels=None):
         positives = F.normalize(embeddings[1].detach().float(), dim=-1)
         mixed = 0.2 * positives + 0.8 * positives.roll(1, 0)
         return super()._gathered([*embeddings, mixed], [])

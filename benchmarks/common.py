@@ -9,11 +9,16 @@ import hashlib
 import importlib.util
 import json
 import os
+import random
 import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from scipy.stats import spearmanr
 
 from sentence_transformers_mirror import embedded_model_path
@@ -42,6 +47,10 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         required="ST_MIRROR_DATA" not in os.environ,
         help="folder of the labelled sets (default: $ST_MIRROR_DATA)",
     )
+
+
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--jobs", type=int, default=1, help="processes, each with its share of the cores")
 
 
 def model_path(name: str) -> str:
@@ -86,6 +95,45 @@ def spearman(model: SentenceTransformer, sets: dict[str, Pairs]) -> dict[str, fl
         # A model that collapsed gives every pair one similarity, which tells nothing.
         scores[name] = 100 * float(np.nan_to_num(spearmanr(cosines, pairs.scores).statistic))
     return scores
+
+
+def documentation(library: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """Docstrings of an installed package: those of two thirds of its modules, whole, to tune on; and of the others the
+    first sentence and the rest of each that has both, to ask whether one finds the other."""
+    from sentence_transformers_mirror.quickstart import read_docstrings  # not everything that measures needs FAISS
+
+    folder = Path(importlib.util.find_spec(library).origin).parent
+    docstrings = read_docstrings(folder)
+    files = sorted({one.file for one in docstrings})
+    held_out = set(random.Random(0).sample(files, len(files) // 3))
+    training = dict.fromkeys(" ".join((one.first, *one.rest)) for one in docstrings if one.file not in held_out)
+    pairs = {one.first: " ".join(one.rest) for one in docstrings if one.file in held_out and one.rest}
+    return list(training), [(first, rest) for first, rest in pairs.items() if f"{first} {rest}" not in training]
+
+
+def finish(
+    runs: dict[str, object],
+    tasks: dict[str, tuple],
+    run: Callable[..., object],
+    jobs: int,
+    save: Callable[[], None],
+) -> None:
+    """Do what is not done yet, and save after each, so that a benchmark that is cut short goes on where it was.
+
+    Args:
+        runs: What is done, by name; receives the rest.
+        tasks: Arguments of ``run``, by name, in the order to be done.
+        run: A function of a module.
+        jobs: Processes, each with its share of the cores.
+        save: Called after each.
+    """
+    threads = max(1, torch.get_num_threads() // jobs)
+    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+        futures = {pool.submit(run, *task): name for name, task in tasks.items() if name not in runs}
+        for future in as_completed(futures):
+            runs[futures[future]] = future.result()
+            print(f"{futures[future]}: {future.result()}", flush=True)
+            save()
 
 
 def embedded_version() -> str:

@@ -10,11 +10,13 @@ turn:
 
 `mirror_tune` is the whole call on the same sentences, the host's Trainer included. The large batch is one step of
 `CachedMirrorLoss`. Embedding is `embed`, which `SearchIndex.build` uses, beside the host's `encode` with its defaults.
-Runs on a CPU, too, to be tried.
+Documents are made up and tuned on by the recipe `search`: does making views keep a GPU waiting? Each part is kept with
+its machine, so that one can be measured anew without the others. Runs on a CPU, too, to be tried.
 """
 
 from __future__ import annotations
 
+import argparse
 import random
 import statistics
 import tempfile
@@ -23,16 +25,17 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
+import numpy as np
 import torch
-from common import add_data, keep, paper_sentences, parser
+from common import RESULTS, add_data, earlier, keep, paper_sentences, parser
 from sentence_transformers import SentenceTransformer
+from transformers import TrainerCallback
 from tuning_speed import Contestant, host, on_device, ours, paper, random_model, seconds
 
-from sentence_transformers_mirror import CachedMirrorLoss, mirror_tune
+from sentence_transformers_mirror import CachedMirrorLoss, MirrorLoss, mirror_tune
 from sentence_transformers_mirror._host import has_native_bf16
 from sentence_transformers_mirror.embedding import embed
-
-GROUPS = 1, 4, 8  # the default on a GPU is 2
+from sentence_transformers_mirror.environment import environment
 
 
 @contextmanager
@@ -64,7 +67,7 @@ def busy(contestant: Contestant, batches: list[list[str]]) -> float | str:
     return round(on_gpu / taken, 2)
 
 
-def large_batch(model: SentenceTransformer, texts: list[str], mini_batch_size: int, bf16: bool) -> dict[str, object]:
+def large_batch(model: SentenceTransformer, texts: list[str], mini_batch_size: int) -> dict[str, object]:
     """One step of `CachedMirrorLoss`; memory is what tensors took on the GPU beside the model."""
     on_gpu = model.device.type == "cuda"
     loss = CachedMirrorLoss(model.train(), mini_batch_size=mini_batch_size).to(model.device)
@@ -74,7 +77,7 @@ def large_batch(model: SentenceTransformer, texts: list[str], mini_batch_size: i
         before = torch.cuda.memory_allocated()
 
     def step() -> None:
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=has_native_bf16(model.device)):
             value = loss([features])
         value.backward()
 
@@ -84,91 +87,167 @@ def large_batch(model: SentenceTransformer, texts: list[str], mini_batch_size: i
     return {"texts in the batch": len(texts), "seconds": round(taken, 2), "memory, MB": memory}
 
 
-def embedding(model: SentenceTransformer, texts: list[str], rounds: int, bf16: bool) -> dict[str, float]:
-    """Texts a second of ours and of the host's `encode`, in turn."""
-    rates: dict[str, list[float]] = {"ours": [], "host": []}
-    for _ in range(rounds):
-        for name, call in (("ours", lambda: embed(model, texts)), ("host", lambda: model.encode(texts))):
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-                start = time.perf_counter()
-                call()  # gives numpy arrays, and so waits for the device
-                rates[name].append(len(texts) / (time.perf_counter() - start))
-    return {name: round(statistics.median(found)) for name, found in rates.items()}
-
-
-def whole_call(model: SentenceTransformer, texts: list[str], batch_size: int, rounds: int) -> float:
-    """Seconds of the training loop of `mirror_tune`; its first call warms up."""
-    calls = [mirror_tune(model, texts, batch_size=batch_size, guard=False) for _ in range(1 + rounds)]
-    return round(statistics.median(call.seconds for call in calls[1:]), 2)
-
-
-def main() -> None:
-    args = parser(__doc__)
-    add_data(args)
-    args.add_argument("--shape", default="12x768", help="layers x width")
-    args.add_argument("--texts", type=int, default=10_000)
-    args.add_argument("--batch-size", type=int, default=200)
-    args.add_argument("--large", type=int, nargs="+", default=[4_096, 65_536], help="sizes of the large batch")
-    args.add_argument("--mini-batch-size", type=int, default=1_024)
-    args.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args.add_argument("--backend", default="inductor", help="of torch.compile (default: %(default)s)")
-    args.add_argument("--rounds", type=int, default=3)
-    args = args.parse_args()
-    bf16 = has_native_bf16(torch.device(args.device))
-    sentences = paper_sentences(args.data)[: args.texts]
-    random.Random(0).shuffle(sentences)
-    last = len(sentences) - args.batch_size + 1
-    batches = [sentences[begin : begin + args.batch_size] for begin in range(0, last, args.batch_size)]
-    with tempfile.TemporaryDirectory() as folder:
-        model = random_model(folder, args.shape, args.device)
+def epochs(model: SentenceTransformer, texts: list[str], args: argparse.Namespace, save: Callable) -> None:
+    """The epoch of all contestants in turn, kept after each, so that a run that is cut off leaves what it had."""
+    random.Random(0).shuffle(texts)
+    last = len(texts) - args.batch_size + 1
+    batches = [texts[begin : begin + args.batch_size] for begin in range(0, last, args.batch_size)]
+    bf16 = has_native_bf16(model.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.01, fused=True)
     default = Contestant(model, optimizer, ours(model), bf16)
     entrants = {
         "ours": (default, nullcontext),
-        **{f"ours, groups={n}": (Contestant(model, optimizer, ours(model, n), bf16), nullcontext) for n in GROUPS},
+        **{
+            f"ours, groups={n}": (Contestant(model, optimizer, ours(model, n), bf16), nullcontext) for n in args.groups
+        },
         "ours, compiled": (default, partial(compiled, model, args.backend)),
         "host": (Contestant(model, optimizer, host(model), bf16), nullcontext),
         "paper": (Contestant(model, optimizer, paper(model), bf16), nullcontext),
     }
     times: dict[str, list[float]] = {name: [] for name in entrants}
-    result: dict[str, object] = {
-        "shape": args.shape,
-        "precision": "bf16" if bf16 else "fp32",
-        "texts": len(sentences),
-        "steps": len(batches),
-    }
-
-    def keep_epochs() -> None:
-        """What was measured so far, so that a run that is cut off leaves it."""
-        result["epoch"] = [
-            {
-                "contestant": name,
-                "seconds": round(statistics.median(found), 2),
-                "times ours": round(statistics.median(a / b for a, b in zip(found, times["ours"], strict=False)), 2),
-            }
-            for name, found in times.items()
-            if found
-        ]
-        keep("gpu", result, args.output)
-
+    result: dict[str, object] = {"texts": len(texts), "steps": len(batches)}
     for turn in range(args.rounds):
         for name, (contestant, context) in entrants.items():
             times[name].append(epoch(contestant, batches, context))
             print(f"epoch {turn + 1}, {name}: {times[name][-1]:.2f} s", flush=True)
-            keep_epochs()
+            result["rows"] = [
+                {
+                    "contestant": name,
+                    "seconds": round(statistics.median(found), 2),
+                    "least": round(min(found), 2),
+                    "times ours": round(
+                        statistics.median(a / b for a, b in zip(found, times["ours"], strict=False)), 2
+                    ),
+                }
+                for name, found in times.items()
+                if found
+            ]
+            save(result)
     result["share of the time in which the GPU computes"] = {
         name: busy(entrants[name][0], batches[:10]) for name in ("ours", "host", "paper")
     }
-    result["mirror_tune, seconds"] = whole_call(model, sentences, args.batch_size, args.rounds)
-    keep_epochs()
-    result["embedding, texts a second"] = embedding(model, sentences, args.rounds, bf16)
+    calls = [mirror_tune(model, texts, batch_size=args.batch_size, guard=False) for _ in range(2)]
+    result["mirror_tune, seconds"] = round(calls[-1].seconds, 2)  # the first warms up
+    save(result)
+
+
+class StepTimes(TrainerCallback):
+    """When each step was ready to be followed by the next."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        self.ends.append(time.perf_counter())
+
+
+def documents(model: SentenceTransformer, args: argparse.Namespace, save: Callable) -> None:
+    """Seconds a step of the recipe `search`, views and all, beside the same on batches that are there already."""
+    draw = random.Random(0)
+    words = [f"{a}{b}" for a in ("ba", "ke", "li", "mo", "nu", "ra", "so", "ti") for b in ("n", "rt", "ss", "x", "")]
+    rows = []
+    for size in args.documents:
+        texts = [
+            ". ".join(" ".join(draw.choices(words, k=12)) for _ in range(draw.randint(2, 24))) for _ in range(8 * size)
+        ]
+        watch = StepTimes()
+        options = {"batch_size": size, "epochs": 2 * args.rounds, "guard": False, "max_texts": len(texts)}
+        result = mirror_tune(model, texts, "search", callbacks=[watch], **options)
+        taken = np.diff(watch.ends)[len(watch.ends) // 2 :]  # the first half warms up
+        views = [result.recipe.views({"text": texts[begin : begin + size]}) for begin in range(0, len(texts), size)]
+        loss = MirrorLoss(model.train(), result.recipe.temperature, mask=None, labels_are_ids=True).to(model.device)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+        longest, model.max_seq_length = model.max_seq_length, result.recipe.max_length
+        batches = [
+            (
+                [on_device(model, model.preprocess(batch[side])) for side in ("anchor", "positive")],
+                torch.tensor(batch["label"], device=model.device),
+            )
+            for batch in views
+        ]
+        model.max_seq_length = longest
+
+        def steps(batches=batches, loss=loss, optimizer=optimizer) -> None:
+            for features, labels in batches:
+                with torch.autocast(model.device.type, torch.bfloat16, enabled=has_native_bf16(model.device)):
+                    value = loss([dict(column) for column in features], labels)
+                value.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+        steps()
+        alone = min(seconds(model, steps) for _ in range(args.rounds)) / len(batches)
+        tokens = sum(int(column["attention_mask"].sum()) for features, _ in batches for column in features)
+        rows.append(
+            {
+                "documents a step": size,
+                "real tokens a step": round(tokens / len(batches)),
+                "seconds a step of mirror_tune": round(float(np.median(taken)), 4),
+                "of the step alone": round(alone, 4),
+            }
+        )
+        print(rows[-1], flush=True)
+        save(rows)
+
+
+def embedding(model: SentenceTransformer, texts: list[str], args: argparse.Namespace, save: Callable) -> None:
+    """Texts a second of ours and of the host's `encode`, in turn."""
+    rates: dict[str, list[float]] = {"ours": [], "host": []}
+    for _ in range(args.rounds):
+        for name, call in (("ours", lambda: embed(model, texts)), ("host", lambda: model.encode(texts))):
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=has_native_bf16(model.device)):
+                start = time.perf_counter()
+                call()  # gives numpy arrays, and so waits for the device
+                rates[name].append(len(texts) / (time.perf_counter() - start))
+    save({name: round(statistics.median(found)) for name, found in rates.items()})
+
+
+def large(model: SentenceTransformer, args: argparse.Namespace, save: Callable) -> None:
     # The strings are short, and different; the paper's sentences are too few.
-    result["large batch"] = [
-        large_batch(model, [f"name {number} of {size}" for number in range(size)], args.mini_batch_size, bf16)
-        for size in args.large
-    ]
-    print(result)
-    keep("gpu", result, args.output)
+    rows = []
+    for size in args.large:
+        rows.append(large_batch(model, [f"name {number} of {size}" for number in range(size)], args.mini_batch_size))
+        save(rows)
+
+
+PARTS = ("epoch", "embedding", "large", "documents")
+
+
+def main() -> None:
+    args = parser(__doc__)
+    add_data(args)
+    args.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="others are kept (default: all)")
+    args.add_argument("--shape", default="12x768", help="layers x width")
+    args.add_argument("--texts", type=int, default=10_000)
+    args.add_argument("--batch-size", type=int, default=200)
+    args.add_argument("--groups", type=int, nargs="+", default=[2, 4, 8], help="beside the default")
+    args.add_argument("--large", type=int, nargs="+", default=[4_096, 65_536], help="sizes of the large batch")
+    args.add_argument("--documents", type=int, nargs="+", default=[256, 1_024], help="sizes of a step of `search`")
+    args.add_argument("--documents-shape", default="6x384", help="about that of the package's model")
+    args.add_argument("--mini-batch-size", type=int, default=1_024)
+    args.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args.add_argument("--backend", default="inductor", help="of torch.compile (default: %(default)s)")
+    args.add_argument("--rounds", type=int, default=3)
+    args = args.parse_args()
+    kept, _ = earlier(args.output or RESULTS / "gpu.json", {})
+    texts = paper_sentences(args.data)[: args.texts]
+    for part in args.parts:
+        shape = args.documents_shape if part == "documents" else args.shape
+        with tempfile.TemporaryDirectory() as folder:
+            model = random_model(folder, shape, args.device)
+
+        def save(result: object, part: str = part, shape: str = shape) -> None:
+            kept[part] = {"shape": shape, "environment": environment(), "result": result}
+            keep("gpu", kept, args.output)
+
+        if part == "epoch":
+            epochs(model, texts, args, save)
+        elif part == "embedding":
+            embedding(model, texts, args, save)
+        elif part == "large":
+            large(model, args, save)
+        else:
+            documents(model, args, save)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 #     bash benchmarks/on_gpu.sh pack DATA    here: put wheels, the paper's sentences and the corpus into .carry
 #     bash benchmarks/on_gpu.sh measure      there: the tests marked gpu, then benchmarks/gpu.py
 #     bash benchmarks/on_gpu.sh pretrain     there: a base model from the corpus, by examples/pretrain
-#     bash benchmarks/on_gpu.sh --tiny       all three on a CPU in two minutes, to see that they run
+#     bash benchmarks/on_gpu.sh second       there: its second stage, the recipe `search`, and what steps of it take
+#     bash benchmarks/on_gpu.sh --tiny       all of it on a CPU in two minutes, to see that it runs
 #
 # Results go to $OUT (by default the folder on-gpu), each as soon as it is there. A step that fails does not keep the
 # next ones from running; the exit status tells whether all went well. The model comes in pieces of 15 MB, as large as
@@ -13,7 +14,8 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 OUT=${OUT:-on-gpu}
 PYTHON=${PYTHON:-python3}
-MINUTES=${MINUTES:-5}   # of pretraining
+MINUTES=${MINUTES:-5}   # of pretraining, and about so many of the second stage
+BASE=${BASE:-.pretrained}
 TARGET=${TARGET:-3.12}  # Python there
 MOST=64                 # MiB that travel, tracked files included
 export HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=true
@@ -24,6 +26,8 @@ FIGURES=(--rounds 2)
 # 15 million parameters.
 MODEL=(--tokenizer sentence_transformers_mirror/embedded --layers 6 --width 384 --heads 6 --inner 768 --length 256
   --batch 512 --mask 0.3 --rate 3e-3 --fall 0.15 --compile)
+SECOND=()
+DOCUMENTS=64000  # of the corpus, about
 failed=0
 
 fail() {
@@ -73,7 +77,8 @@ unpack() {
   [ -d .site ] || "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target .site \
     .carry/wheels/*.whl || fail "wheels could not be installed"
   export PYTHONPATH=$PWD:$PWD/.site
-  [ -d .pretrained/work ] || tar xJf .carry/work.tar.xz -C .pretrained || fail "the corpus could not be unpacked"
+  [ -d .pretrained/work ] || [ ! -e .carry/work.tar.xz ] || tar xJf .carry/work.tar.xz -C .pretrained ||
+    fail "the corpus could not be unpacked"
 }
 
 measure() {
@@ -92,17 +97,35 @@ measure() {
 
 # The model so far, whole at any time, since its files are exchanged and not written over.
 keep_model() {
-  tar cf .pretrained/model.tar -C .pretrained model.safetensors config.json tokenizer.json tokenizer_config.json &&
-    rm -f "$OUT"/model.tar.* && split -b 15000000 .pretrained/model.tar "$OUT/model.tar."
+  tar cf "$1.tar" -C "$1" model.safetensors config.json tokenizer.json tokenizer_config.json &&
+    rm -f "$OUT"/model.tar.* && split -b 15000000 "$1.tar" "$OUT/model.tar."
 }
 
 pretrain() {
   unpack
-  (while sleep 50; do keep_model; done) &
+  (while sleep 50; do keep_model .pretrained; done) &
   local copies=$!
   step pretrain train "$(awk "BEGIN {print int(60 * $MINUTES + 150)}")" --minutes "$MINUTES"
   kill "$copies"
-  keep_model && cp .pretrained/pretrain.json "$OUT/" || fail "there is no model"
+  keep_model .pretrained && cp .pretrained/pretrain.json "$OUT/" || fail "there is no model"
+}
+
+second() {
+  unpack
+  step documents within 90 "$PYTHON" benchmarks/gpu.py --data .carry/data --output "$OUT/gpu.json" --parts documents \
+    "${FIGURES[@]}" --rounds 1
+  local epochs
+  epochs=$("$PYTHON" -c "
+import json
+row = json.load(open('$OUT/gpu.json'))['result']['documents']['result'][-1]
+print(max(1, int(60 * $MINUTES * row['documents a step'] / row['seconds a step of mirror_tune'] / $DOCUMENTS)))")
+  # Ctrl-C ends tuning with the model as it is then.
+  step second timeout --signal=INT --kill-after=30 "$(awk "BEGIN {print int(75 * $MINUTES + 45)}")" "$PYTHON" \
+    examples/pretrain/second_stage.py --model "$BASE" --text .carry/corpus.txt.xz --output .second --epochs "$epochs" \
+    "${SECOND[@]}"
+  keep_model .second || fail "there is no model"
+  step epoch within 180 "$PYTHON" benchmarks/gpu.py --data .carry/data --output "$OUT/gpu.json" --parts epoch \
+    "${FIGURES[@]}" --groups 2
 }
 
 # All of the above with a small model, on texts that are made up.
@@ -113,21 +136,25 @@ tiny() {
 import random
 words = "old new green house river cat dog run see over under near city light song tree road open file read".split()
 for number in range(3000):
-    print(" ".join(random.choices(words, k=random.randint(5, 15))) + f" {number}.")'
-  gzip -c "$data/texts" >"$data/$SENTENCES" && xz -c "$data/texts" >"$data/pretrain/corpus.txt.xz"
+    print(" ".join(random.choices(words, k=random.randint(5, 15))) + f" {number}.", end="\n\n")'
+  grep . "$data/texts" | gzip -c >"$data/$SENTENCES" && xz -c "$data/texts" >"$data/pretrain/corpus.txt.xz"
   export CUDA_VISIBLE_DEVICES="" ST_MIRROR_GPU_TESTS=cpu
   OUT=$data/out
   MINUTES=0.06
   TARGET=$("$PYTHON" -c "import sys; print('%d.%d' % sys.version_info[:2])")
-  FIGURES=(--shape 1x64 --texts 60 --batch-size 16 --large 24 --mini-batch-size 8 --rounds 1 --backend eager)
+  FIGURES=(--shape 1x64 --texts 60 --batch-size 16 --large 24 --mini-batch-size 8 --rounds 1 --backend eager
+    --documents 8 --documents-shape 1x64)
+  SECOND=(--batch 16)
+  DOCUMENTS=3000
   MODEL=(--vocabulary 400 --layers 1 --width 32 --heads 2 --inner 32 --length 32 --batch 16)
-  pack "$data" && measure && pretrain
+  pack "$data" && measure && pretrain && ln -s "$data/pretrain/corpus.txt.xz" .carry/ && second
 }
 
 case ${1:-} in
   pack) pack "$(cd "${2:?the folder of the data}" && pwd)" ;;
   measure) measure ;;
   pretrain) pretrain ;;
+  second) second ;;
   --tiny) tiny ;;
   *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac

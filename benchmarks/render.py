@@ -424,20 +424,42 @@ def gpu(kept: dict | None) -> str:
     head = "# On a GPU\n\nWritten by `python benchmarks/render.py` from `benchmarks/results/gpu.json`.\n"
     if kept is None:
         return f"{head}\nNot measured yet: `python benchmarks/gpu.py --data DATA` on a machine with a GPU.\n"
-    result = kept["result"]
-    rates = result["embedding, texts a second"]
-    return "\n".join(
-        [
-            head,
-            source(kept["environment"]),
-            f"A model of {result['shape']} (layers x width) with random weights, {result['precision']}.\n",
-            f"## One epoch\n\n{result['texts']:,} sentences in {result['steps']} steps, strings to updated weights, "
-            f"after a warm-up step; medians.\n\n{table(result['epoch'])}",
-            f"## Large batches\n\nOne step of `CachedMirrorLoss`.\n\n{table(result['large batch'])}",
-            f"## Embedding\n\n{rates['ours']:,} texts a second, beside {rates['host']:,} of the host's `encode` with "
-            f"its defaults: {rates['ours'] / rates['host']:.2f} times as many.\n",
-        ]
+    parts = [head]
+    for part, one in kept["result"].items():
+        title, text = GPU_PARTS[part](one["result"])
+        shape = f"A model of {one['shape']} (layers x width) with random weights, bfloat16."
+        parts.append(f"## {title}\n\n{shape} {text}\n{source(one['environment'])}")
+    return "\n".join(parts)
+
+
+def gpu_epoch(result: dict) -> tuple[str, str]:
+    shares = result["share of the time in which the GPU computes"]
+    return "One epoch", (
+        f"{result['texts']:,} sentences in {result['steps']} steps, from strings to updated weights, after a warm-up "
+        "step; medians over rounds, and the least. Groups: forward passes that a batch is cut into.\n\n"
+        f"{table(result['rows'])}\n\nAll of `mirror_tune`, the host's Trainer included: "
+        f"{result['mirror_tune, seconds']} s. Share of the time in which the GPU computes, and does not wait for the "
+        f"processor: {', '.join(f'{name} {share}' for name, share in shares.items())}. {result.get('remark', '')}\n"
     )
+
+
+def gpu_embedding(rates: dict) -> tuple[str, str]:
+    return "Embedding", (
+        f"{rates['ours']:,} texts a second, beside {rates['host']:,} of the host's `encode` with its defaults: "
+        f"{rates['ours'] / rates['host']:.2f} times as many.\n"
+    )
+
+
+GPU_PARTS = {
+    "epoch": gpu_epoch,
+    "embedding": gpu_embedding,
+    "large": lambda rows: ("Large batches", f"One step of `CachedMirrorLoss`.\n\n{table(rows)}\n"),
+    "documents": lambda rows: (
+        "Tuning for search",
+        "Steps of the recipe `search` by `mirror_tune`, beside the same steps on batches whose views were made and "
+        f"tokenized before.\n\n{table(rows)}\n",
+    ),
+}
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ _HOMES = {
     "CachedMirrorLoss": "cached_loss",
     "CharSpanMask": "views",
     "CorpusReport": "corpus",
+    "DocumentViews": "document_views",
     "Hit": "search",
     "MirrorLoss": "loss",
     "RECIPES": "recipes",
@@ -44,7 +45,7 @@ def __dir__() -> list[str]:
 
 
 def embedded_model_path() -> str:
-    """Folder of the small English masked language model in this package, to start from without a network.
+    """Folder of the small English encoder in this package, to start from without a network.
 
     It is for demonstrations and tests. ``SentenceTransformer(embedded_model_path())`` loads it with mean pooling.
     """

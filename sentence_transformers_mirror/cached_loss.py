@@ -31,6 +31,7 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
         mini_batch_size: int = 64,
         gather_across_devices: bool = False,
         show_progress_bar: bool = False,
+        labels_are_ids: bool = False,
     ) -> None:
         """
         :class:`MirrorLoss` for batches that do not fit into memory: the same value and the same gradients, at the
@@ -45,6 +46,7 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
             mini_batch_size: Rows embedded at a time, of like length; sets the memory, and changes no result.
             gather_across_devices: As in :class:`MirrorLoss`.
             show_progress_bar: Whether to show a bar over the mini-batches of a step.
+            labels_are_ids: As in :class:`MirrorLoss`.
 
         References:
             - Fast, Effective, and Self-Supervised: Transforming Masked Language Models into Universal Lexical and
@@ -90,7 +92,14 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
             ValueError: If the temperature is not above 0, mini_batch_size is below 1, or the model reads no text.
             RuntimeError: In ``backward``, if the dropout of the model changed since the loss was computed.
         """
-        super().__init__(model, temperature, mask, ignore_duplicates, gather_across_devices=gather_across_devices)
+        super().__init__(
+            model,
+            temperature,
+            mask,
+            ignore_duplicates,
+            gather_across_devices=gather_across_devices,
+            labels_are_ids=labels_are_ids,
+        )
         if mini_batch_size < 1:
             raise ValueError(f"mini_batch_size must be at least 1, not {mini_batch_size}; 64 is a good start.")
         self.mini_batch_size = mini_batch_size
@@ -100,7 +109,7 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
         columns, layout, ids = self._columns(sentence_features)
         packed = pack(columns, self._mini_batches, layout)
         # The host hands what it calls labels through to calculate_loss; kept there, two steps cannot mix.
-        return self.forward_cached(packed.parts, _Step(packed, ids))
+        return self.forward_cached(packed.parts, _Step(packed, ids, labels))
 
     def _mini_batches(self, lengths: np.ndarray) -> list[np.ndarray]:
         """Rows of like length together; as many mini-batches for any lengths, as DDP needs."""
@@ -109,7 +118,7 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
 
     def calculate_loss(self, reps: list[list[Tensor]], labels: _Step, *, with_backward: bool = False) -> Tensor:
         embeddings = labels.packed.unpack([torch.cat(part) for part in reps])
-        loss = chunked_nt_xent(temperature=self.temperature, **self._gathered(embeddings, labels.ids))
+        loss = chunked_nt_xent(temperature=self.temperature, **self._gathered(embeddings, labels.ids, labels.labels))
         if with_backward:
             loss.backward()
         return loss
@@ -152,6 +161,7 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
 class _Step:
     packed: Packed
     ids: list[Tensor]
+    labels: Tensor | None
 
 
 @dataclass(frozen=True)

@@ -79,10 +79,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     tune.set_defaults(verb=_tune)
     tune.add_argument("--model", required=True, help="folder, or name in the Hugging Face hub")
-    tune.add_argument("--texts", required=True, help="txt file (a text a line), csv, tsv, json, jsonl or parquet")
+    tune.add_argument(
+        "--texts",
+        required=True,
+        help="txt file (a text a line), csv, tsv, json, jsonl or parquet; or Markdown, reStructuredText or HTML, a file "
+        "or a folder of them, where a heading is the title of what stands below it",
+    )
     tune.add_argument("--output", required=True, metavar="DIR", help="where to save the tuned model")
     tune.add_argument("--recipe", default="sentence", help=f"{', '.join(RECIPES)} (default: %(default)s)")
     tune.add_argument("--column", help="which column holds the texts, if there are several")
+    tune.add_argument("--title", metavar="COLUMN", help='which column holds their titles (default: "title", if any)')
     tune.add_argument("--max-texts", type=int, default=20_000, metavar="N", help="sample more (default: %(default)s)")
     tune.add_argument("--prompt", help="put before each text, as the model is used with")
     tune.add_argument("--split-sentences", action="store_true", help="tune on the sentences of the texts")
@@ -129,9 +135,11 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("after", metavar="AFTER", help="folder, or name in the Hugging Face hub")
     compare.add_argument("--texts", required=True, help="documents that were not tuned on: a file, as for tune")
     compare.add_argument("--column", help="which column holds the texts, if there are several")
-    compare.add_argument("--title", metavar="COLUMN", help="which column holds their titles, the questions")
     compare.add_argument(
-        "--structure", default="auto", help="auto, first, halves, neighbours or single (default: %(default)s)"
+        "--title", metavar="COLUMN", help="which column holds their titles; --structure title asks them"
+    )
+    compare.add_argument(
+        "--structure", default="auto", help="auto, first, title, halves, neighbours or single (default: %(default)s)"
     )
     compare.add_argument("--labels", metavar="DIR", help="folder of labelled sets, for the report")
     compare.add_argument("--output", metavar="FILE", help="write a report, HTML (needs matplotlib, the extra `plot`)")
@@ -200,6 +208,7 @@ def _tune(args: argparse.Namespace) -> int:
     texts, report = load_corpus(
         args.texts,
         column=args.column,
+        title=args.title,
         max_texts=args.max_texts,
         seed=args.seed,
         split_sentences=args.split_sentences,
@@ -271,16 +280,26 @@ def _quickstart(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(result))
         return 0
+    found = result["evidence"]
     print(
-        f"Tuned the embedded model on {result['tuned_on']:,} of {result['sentences']:,} sentences of Python's "
-        f"documentation: {result['steps']} steps, {result['seconds']:.0f} s in all.\n\n"
+        f"Tuned the embedded model for search on {result['tuned_on']:,} of {result['docstrings']:,} docstrings of "
+        f"Python's library: {result['steps']} steps,\n{result['seconds']:.0f} s in all.\n\n"
         f"Does the first sentence of a docstring find the rest of it? Mean reciprocal rank on {result['pairs']:,}\n"
         "docstrings of modules that were not tuned on:\n\n"
         f"{'':15}among all   among look-alikes"
     )
     for key, name in (("before", "before tuning"), ("after", "after tuning"), ("tfidf", "words (TF-IDF)")):
         print(f"{name:15}{result[key]['mrr']:9.3f}{result[key]['mrr_look_alikes']:20.3f}")
-    for answer in result["hits"]:
+    print(
+        f"\nVerdict: {found['verdict']} ({found['difference']:+.3f}, 95% {found['low']:+.3f} to {found['high']:+.3f})"
+    )
+    asked = result["questions"]
+    found, by_words = (sum(one[key] in (1, 2, 3) for one in asked) for key in ("rank", "rank_tfidf"))
+    print(
+        f"\nOf {len(asked)} questions {found} find a right answer among the first three, {by_words} by words alone; "
+        f"the first {quickstart.SHOWN}:"
+    )
+    for answer in result["questions"][: quickstart.SHOWN]:
         print(f"\n{answer['question']}")
         for hit in answer["hits"]:
             print(f"  {hit['score']:.2f}  {hit['text']}")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from sentence_transformers_mirror import geometry
+from sentence_transformers_mirror.document_views import TITLES, split_title
 from sentence_transformers_mirror.embedding import embed
 from sentence_transformers_mirror.models import load_model
 from sentence_transformers_mirror.ranking import look_alikes, reciprocal_ranks, tfidf_reciprocal_ranks
@@ -62,6 +63,7 @@ class Measurement:
         everywhere: Reciprocal rank of each passage among all, float64, shape (pairs,).
         among_look_alikes: Among the passages that share the most telling words with it.
         geometry: What `geometry.describe` says of the passages.
+        backwards: Mean of the same two where the passage asks for its query, shape (pairs,); None leaves it out.
     """
 
     queries: np.ndarray
@@ -69,11 +71,13 @@ class Measurement:
     everywhere: np.ndarray
     among_look_alikes: np.ndarray
     geometry: dict[str, float]
+    backwards: np.ndarray | None = None
 
     @property
     def ranks(self) -> np.ndarray:
-        """Mean of the two, which is what the verdict is about."""
-        return (self.everywhere + self.among_look_alikes) / 2
+        """Mean of both kinds and both directions, which is what the verdict is about."""
+        forwards = (self.everywhere + self.among_look_alikes) / 2
+        return forwards if self.backwards is None else (forwards + self.backwards) / 2
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Evidence:
 
     Attributes:
         verdict: ``better``, ``worse`` or ``no evidence``; ``damaged`` or ``no evidence`` on single sentences.
-        difference: Of the mean reciprocal ranks, after minus before, -1 to 1.
+        difference: Of the mean reciprocal ranks, over both directions, after minus before, -1 to 1.
         low: Lower end of its 95% interval over documents.
         high: Upper end.
         before: ``everywhere`` and ``among look-alikes``, mean reciprocal ranks, and the geometry, which has no vote.
@@ -126,7 +130,7 @@ def compare(
     Args:
         before: A model, or its name or path; it is loaded once the texts were found to be of use.
         after: Another one, or the same after tuning.
-        texts: Documents that neither was tuned on: strings, or pairs of title and body.
+        texts: Documents that neither was tuned on: strings, or pairs of title and text.
         structure: As in `split_parts`.
         language: Of the texts, an ISO 639-1 code, for finding sentences.
         max_documents: More are sampled.
@@ -158,10 +162,12 @@ def split_parts(
     """Cut texts into parts that belong together.
 
     Args:
-        texts: Strings, or pairs of title and body, which are taken as they are.
+        texts: Strings, or pairs of title and text.
         structure: ``first`` (the first sentence and the rest), ``halves`` (of the sentences, where there are four),
-            ``neighbours`` (each two sentences), ``single`` (a sentence and the same with three of ten words hidden);
-            or ``auto``: ``first``, and ``single`` where fewer than 50 texts have two sentences.
+            ``neighbours`` (each two sentences), ``single`` (a sentence and the same with three of ten words hidden),
+            ``title`` (and what is below it); or ``auto``: ``first``, and where fewer than 50 texts have two sentences
+            ``title``, or ``single`` where there are no titles. The recipe `search` teaches titles, and never a first
+            sentence against the rest: what was tuned by it is to be asked by the latter.
         language: An ISO 639-1 code.
         max_documents: More are sampled.
         seed: Of the sample and of the hidden words.
@@ -174,21 +180,23 @@ def split_parts(
     """
     from sentencex import segment
 
-    if structure not in ("auto", "single", *_STRUCTURES):
-        raise ValueError(f"There is no structure {structure!r}; they are auto, single, {', '.join(_STRUCTURES)}.")
-    texts = list(dict.fromkeys(texts))
-    random.Random(seed).shuffle(texts)
-    titled = [text for text in texts if not isinstance(text, str)]
-    if titled:
-        parts = _distinct(([text] for text in titled), max_documents, "title and body")
-    elif structure == "single":
+    if structure not in ("auto", "single", "title", *_STRUCTURES):
+        raise ValueError(
+            f"There is no structure {structure!r}; they are auto, single, title, {', '.join(_STRUCTURES)}."
+        )
+    documents = [("", text) if isinstance(text, str) else split_title(*text) for text in dict.fromkeys(texts)]
+    random.Random(seed).shuffle(documents)
+    texts, titled = [body for _, body in documents], [document for document in documents if document[0]]
+    if structure == "single":
         parts = _singles(texts, max_documents, seed)
+    elif structure == "title":
+        parts = _titles(titled, max_documents)
     else:
         cut, words = _STRUCTURES["first" if structure == "auto" else structure]
         sentences = (list(filter(None, map(str.strip, segment(language, text)))) for text in texts)
         parts = _distinct(map(cut, sentences), max_documents, words)
         if structure == "auto" and _documents(parts) < _LEAST_DOCUMENTS:
-            parts = _singles(texts, max_documents, seed)
+            parts = _titles(titled, max_documents) if titled else _singles(texts, max_documents, seed)
     if _documents(parts) < _LEAST_DOCUMENTS:
         raise ValueError(
             f"Only {_documents(parts)} of {len(texts)} texts have parts to rank ({parts.structure}), and "
@@ -219,6 +227,8 @@ def measure(
         everywhere,
         reciprocal_ranks(queries, passages, rivals),
         geometry.describe(passages, queries, passages),
+        # Asked both ways, chance has less of a say, and no text is embedded for it.
+        (reciprocal_ranks(passages, queries) + reciprocal_ranks(passages, queries, rivals)) / 2,
     )
 
 
@@ -304,6 +314,10 @@ _STRUCTURES: dict[str, tuple[Callable[[Sequence[str]], list[tuple[str, str]]], s
     "halves": (_halves, "halves"),
     "neighbours": (_neighbours, "neighbouring sentences"),
 }
+
+
+def _titles(titled: Sequence[tuple[str, str]], max_documents: int) -> Parts:
+    return _distinct(([document] for document in titled), max_documents, TITLES)
 
 
 def _singles(texts: Sequence[str], max_documents: int, seed: int) -> Parts:

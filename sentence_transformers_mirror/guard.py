@@ -16,6 +16,7 @@ from datasets import Dataset
 from sentencex import segment
 from transformers import TrainerCallback
 
+from sentence_transformers_mirror.document_views import split_title
 from sentence_transformers_mirror.evidence import Evidence, Measurement, Parts, judge, measure, split_parts
 from sentence_transformers_mirror.ranking import look_alikes
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _EVALUATIONS = 2  # while tuning, the last at its end; one more comes before it, and one after
-_LEAST, _MOST = 50, 500  # documents held out
+_LEAST, _MOST = 50, 1_000  # documents held out
 _SHARE_OF_TEXTS = 0.1  # that may be held out
 _SHARE_OF_TIME = 0.1  # that measuring may take, by the characters read; 15% leaves room for padding
 _STRUCTURED = 0.5  # of the texts must be of two sentences or more, or of
@@ -37,43 +38,65 @@ _SAMPLE = 1_000  # of them
 _CHARACTERS = 5  # a token, about
 
 
-def hold_out(dataset: Dataset, recipe: Recipe, seed: int, language: str = "en") -> tuple[Dataset, Parts | None]:
+def hold_out(
+    dataset: Dataset, recipe: Recipe, seed: int, language: str = "en", by_titles: bool = False
+) -> tuple[Dataset, Parts | None]:
     """Set documents aside that tuning will not see.
 
+    They are asked by their first sentences, which no recipe teaches to find the rest.
+
     Args:
-        dataset: Texts, in a column ``text``.
+        dataset: Texts, in a column ``text``, and perhaps their titles, in a column ``title``.
         recipe: How they will be tuned on, which says how much measuring may cost.
         seed: Of the choice.
         language: Of the texts, an ISO 639-1 code.
+        by_titles: Whether documents of a single sentence may be asked by their titles instead. These must then not be
+            taught: see `DocumentViews.teaches`.
 
     Returns:
-        The texts to tune on, and the parts of the others; all texts and None where most are single sentences, or
-        there are too few.
+        The texts to tune on, and the parts of the others; all texts and None where most have no such structure, or
+        there are too few. No text that is set aside is tuned on under another title.
     """
     texts = dataset["text"]
+    titles = dataset["title"] if "title" in dataset.column_names else None
+
+    def document(row: int) -> tuple[str, str]:
+        return ("", texts[row]) if titles is None else split_title(titles[row], texts[row])
+
     sample = random.Random(seed).sample(range(len(texts)), min(_SAMPLE, len(texts)))
-    structured = [row for row in sample if len(list(segment(language, texts[row]))) > 1]
+    structure = "first"
+    structured = [row for row in sample if len(list(segment(language, document(row)[1]))) > 1]
+    if by_titles and len(structured) < _STRUCTURED * len(sample):
+        structure = "title"
+        structured = [row for row in sample if document(row)[0]]
     if len(structured) < _STRUCTURED * len(sample):
         return dataset, None
-    # A view is read forwards and backwards, which costs three times as much as reading, and there are two of them.
+    # A view is read forwards and backwards, which costs three times as much as reading, and there are two of them; of
+    # a document they are parts, about a half each.
     longest = _CHARACTERS * recipe.max_length
-    read = statistics.mean(min(len(texts[row]), longest) for row in sample)
-    budget = _SHARE_OF_TIME * 6 * recipe.epochs * read * len(texts)
-    chosen: dict[int, str] = {}
+    read = statistics.mean(min(len(texts[row]), longest) for row in sample) * (2 if recipe.views is None else 1)
+    budget = _SHARE_OF_TIME * 3 * recipe.epochs * read * len(texts)
+    chosen: dict[int, tuple[str, str]] = {}
     for row in structured[: min(_MOST, int(_SHARE_OF_TEXTS * len(texts)))]:
+        title, text = document(row)
         # The beginning of a long document is enough to know it by: a first sentence, and as much again.
-        text = texts[row] if len(texts[row]) <= 2 * longest else texts[row][: 2 * longest].rsplit(" ", 1)[0]
+        text = text if len(text) <= 2 * longest else text[: 2 * longest].rsplit(" ", 1)[0]
         budget -= (2 + _EVALUATIONS) * len(text)
         if budget < 0:
             break
-        chosen[row] = text
+        chosen[row] = title, text
     if len(chosen) < _LEAST:
         return dataset, None
     try:
-        parts = split_parts(chosen.values(), "first", language=language, seed=seed)
+        parts = split_parts(chosen.values(), structure, language=language, seed=seed)
     except ValueError:  # too few are different
         return dataset, None
-    return dataset.select([row for row in range(len(texts)) if row not in chosen]), parts
+    left = [row for row in range(len(texts)) if row not in chosen]
+    if titles is not None:
+        aside = {document(row)[1] for row in chosen}
+        bodies = [split_title(*one)[1] for one in zip(titles, texts, strict=True)]
+        left = [row for row in left if bodies[row] not in aside]
+    return dataset.select(left), parts
 
 
 @dataclass(frozen=True)

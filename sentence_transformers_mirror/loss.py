@@ -121,6 +121,16 @@ def text_ids(features: dict[str, Tensor]) -> Tensor:
     return ((x ^ (x >> 31)) * mask).sum(1)
 
 
+def groups_for(device: str, rows: int) -> int:
+    """Forward passes that a batch of so many rows is cut into; the same for batches of any lengths, as DDP needs.
+
+    More of them save padding, and fewer keep the matrices large. What was fastest on two cores, for 32 to 400 rows,
+    grows like the square root of the rows; a GPU that computes less than a third of the time wants no more passes.
+    """
+    wanted = int(rows**0.5 / 2.5) if device == "cpu" else rows // 1024
+    return max(1, min(8, wanted))
+
+
 class MirrorLoss(nn.Module):
     def __init__(
         self,
@@ -130,6 +140,7 @@ class MirrorLoss(nn.Module):
         ignore_duplicates: bool = True,
         groups: int | None = None,
         gather_across_devices: bool = False,
+        labels_are_ids: bool = False,
     ) -> None:
         """
         Mirror-BERT: an encoder learns from raw text alone. Every text is its own positive: two views of it, made
@@ -144,8 +155,11 @@ class MirrorLoss(nn.Module):
             ignore_duplicates: Whether equal texts in a batch are left out of each other's negatives. False is what
                 the paper's code does.
             groups: Forward passes that a batch is cut into, rows of like length together, so that little padding is
-                computed. None means 8 on a CPU and 2 elsewhere; 1 pads the batch to its longest row.
+                computed; 1 pads the batch to its longest row. None means 8 on a CPU, and elsewhere one for each 1,024
+                rows of all views, at most 8: a GPU waits longer for a further pass to be launched than for padding.
             gather_across_devices: Whether the texts of all ranks are negatives in distributed training.
+            labels_are_ids: Whether rows with equal labels are of one document and no negatives of each other, as
+                :class:`~sentence_transformers_mirror.DocumentViews` labels them. Otherwise labels are ignored.
 
         References:
             - Fast, Effective, and Self-Supervised: Transforming Masked Language Models into Universal Lexical and
@@ -156,15 +170,15 @@ class MirrorLoss(nn.Module):
             2. Dropout in the model, or a mask: without both the two views would be identical.
 
         Inputs:
-            +------------------------------------------+--------+
-            | Texts                                    | Labels |
-            +==========================================+========+
-            | single texts                             | none   |
-            +------------------------------------------+--------+
-            | (anchor, positive) pairs                 | none   |
-            +------------------------------------------+--------+
-            | (anchor, positive, negative_1, ...)      | none   |
-            +------------------------------------------+--------+
+            +------------------------------------------+--------------------------+
+            | Texts                                    | Labels                   |
+            +==========================================+==========================+
+            | single texts                             | none, or ids (see above) |
+            +------------------------------------------+--------------------------+
+            | (anchor, positive) pairs                 | none, or ids             |
+            +------------------------------------------+--------------------------+
+            | (anchor, positive, negative_1, ...)      | none, or ids             |
+            +------------------------------------------+--------------------------+
 
             Two columns are taken as the two views, as they are. Further columns are negatives of every anchor.
 
@@ -194,7 +208,8 @@ class MirrorLoss(nn.Module):
                 trainer.train()
 
         Raises:
-            ValueError: If the temperature is not above 0, groups is below 1, or the model reads no text.
+            ValueError: If the temperature is not above 0, groups is below 1, or the model reads no text; in a step, if
+                labels are ids and there are none.
         """
         super().__init__()
         if not temperature > 0:
@@ -207,13 +222,14 @@ class MirrorLoss(nn.Module):
         self.ignore_duplicates = ignore_duplicates
         self.groups = groups
         self.gather_across_devices = gather_across_devices
+        self.labels_are_ids = labels_are_ids
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         columns, layout, ids = self._columns(sentence_features)
-        groups = self.groups or (8 if columns[0]["input_ids"].device.type == "cpu" else 2)
+        groups = self.groups or groups_for(columns[0]["input_ids"].device.type, sum(map(len, layout)))
         with fast_on_cpu(self.model):
             embeddings = embed_packed(self.model, columns, groups, layout)
-        return nt_xent(temperature=self.temperature, **self._gathered(embeddings, ids))
+        return nt_xent(temperature=self.temperature, **self._gathered(embeddings, ids, labels))
 
     def _columns(
         self, sentence_features: Iterable[dict[str, Tensor]]
@@ -252,12 +268,13 @@ class MirrorLoss(nn.Module):
             generator = torch.Generator(features["input_ids"].device).manual_seed(0)
         return self.mask(features, generator)
 
-    def _gathered(self, embeddings: list[Tensor], ids: list[Tensor]) -> dict[str, Any]:
+    def _gathered(self, embeddings: list[Tensor], ids: list[Tensor], labels: Tensor | None = None) -> dict[str, Any]:
         """Arguments of `nt_xent`: the embeddings of this rank as anchors, among those of all ranks if asked for."""
         a, b, *further = embeddings
         rows = len(a)
         negatives = torch.cat(further) if further else None
-        row_ids = torch.stack(ids[:2], dim=1) if ids else None
+        of_rows = [*ids[:2], *self._document_ids(labels, rows)]
+        row_ids = torch.stack(of_rows, dim=1) if of_rows else None
         negative_ids = torch.cat(ids[2:]) if ids[2:] else None
         rank = 0
         if self.gather_across_devices:
@@ -273,6 +290,16 @@ class MirrorLoss(nn.Module):
             "anchors": slice(rank * rows, (rank + 1) * rows),
         }
 
+    def _document_ids(self, labels: Tensor | None, rows: int) -> list[Tensor]:
+        if not self.labels_are_ids:
+            return []
+        if labels is None or labels.shape != (rows,) or labels.is_floating_point():
+            raise ValueError(
+                "labels_are_ids=True needs a column 'label' of integers, one for each row: use DocumentViews, which "
+                "makes it, or labels_are_ids=False."
+            )
+        return [labels]
+
     def get_config_dict(self) -> dict[str, Any]:
         return {
             "temperature": self.temperature,
@@ -280,6 +307,7 @@ class MirrorLoss(nn.Module):
             "ignore_duplicates": self.ignore_duplicates,
             "groups": self.groups,
             "gather_across_devices": self.gather_across_devices,
+            "labels_are_ids": self.labels_are_ids,
         }
 
     @property

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
+from sentence_transformers_mirror.document_views import DocumentViews
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -19,7 +21,9 @@ class Recipe:
         mask_min_length: Texts of fewer characters are not masked.
         dropout: Rate of all dropout in the transformer, in [0, 1), or None for the model's own.
         drophead: Rate at which attention heads are dropped, in [0, 1); 0 for none.
-        learning_rate: AdamW's, constant, without warm-up.
+        learning_rate: AdamW's; None for one that suits the size of the model, see `learning_rate_for`.
+        warm_up: Share of the steps, in [0, 1), over which the learning rate rises from 0.
+        decay: Whether the learning rate falls to 0 afterwards, linearly; otherwise it is constant.
         weight_decay: AdamW's.
         epochs: Passes over the texts.
         batch_size: Texts a step; the other texts in it are the negatives.
@@ -27,6 +31,7 @@ class Recipe:
             memory; None for all at once, which is faster.
         max_length: Tokens read of a text in tuning, at most the model's own; the model keeps its own afterwards.
         ignore_duplicates: Whether equal texts in a batch are left out of each other's negatives.
+        views: Makes the two views of a document; None for the same text twice, told apart by mask and dropout.
     """
 
     temperature: float
@@ -35,12 +40,15 @@ class Recipe:
     mask_min_length: int = 30  # code: shorter strings are not masked
     dropout: float | None = 0.1  # Table 12: 0.1 for all models
     drophead: float = 0.0
-    learning_rate: float = 2e-5  # Table 21, constant and without warm-up in the code
+    learning_rate: float | None = 2e-5  # Table 21, constant and without warm-up in the code
+    warm_up: float = 0.0
+    decay: bool = False
     weight_decay: float = 0.01  # code
     epochs: int = 1  # Table 21
     batch_size: int = 200  # Table 21
     mini_batch_size: int | None = None
     ignore_duplicates: bool = True  # ours: the paper's 10k sentences repeat 719, each a false negative
+    views: DocumentViews | None = None
 
 
 # Section 3: "sentence level"; mask of 0.1: 5 characters are 9.8% of the sentences that the code masks (Table 13).
@@ -58,7 +66,27 @@ RECIPES = {
     "word": Recipe(temperature=0.2, mask=None, max_length=25, epochs=2),
     # Section 3, "phrase level", biomedical names: a mask of 2 characters, which the code applies to long names only
     "phrase": Recipe(temperature=0.04, mask=0.1, max_length=25, epochs=2),
+    # Ours, for documents to be searched: what is known of it, and what was measured, is in docs/tuning-for-search.md.
+    "search": Recipe(
+        temperature=0.05,
+        mask=None,
+        max_length=96,
+        learning_rate=None,
+        warm_up=0.1,
+        decay=True,
+        epochs=3,
+        batch_size=64,
+        views=DocumentViews(),
+    ),
 }
+
+
+def learning_rate_for(parameters: int) -> float:
+    """A rate for a masked language model of so many parameters: 2e-5 for 110 million, more for smaller ones.
+
+    In inverse proportion, at most 3e-4.
+    """
+    return min(3e-4, 2e-5 * 110e6 / max(1, parameters))
 
 
 def resolve(recipe: str | Recipe, **overrides: object) -> Recipe:
@@ -92,7 +120,8 @@ def _check(recipe: Recipe) -> None:
         "mask": recipe.mask is None or 0 < recipe.mask < 1,
         "dropout": recipe.dropout is None or 0 <= recipe.dropout < 1,
         "drophead": 0 <= recipe.drophead < 1,
-        "learning_rate": recipe.learning_rate > 0,
+        "learning_rate": recipe.learning_rate is None or recipe.learning_rate > 0,
+        "warm_up": 0 <= recipe.warm_up < 1,
         "epochs": recipe.epochs >= 1,
         "batch_size": recipe.batch_size >= 2,
         "mini_batch_size": recipe.mini_batch_size is None or recipe.mini_batch_size >= 1,
@@ -103,7 +132,8 @@ def _check(recipe: Recipe) -> None:
         "mask": "None or between 0 and 1",
         "dropout": "None or at least 0 and below 1",
         "drophead": "at least 0 and below 1",
-        "learning_rate": "above 0",
+        "learning_rate": "None or above 0",
+        "warm_up": "at least 0 and below 1",
         "epochs": "at least 1",
         "batch_size": "at least 2, since the other texts of a batch are the negatives",
         "mini_batch_size": "None or at least 1",
@@ -112,7 +142,14 @@ def _check(recipe: Recipe) -> None:
     for name, holds in limits.items():
         if not holds:
             raise ValueError(f"{name} must be {ranges[name]}, not {getattr(recipe, name)!r}.")
-    if recipe.mask is None and recipe.dropout == 0 and recipe.drophead == 0:
+    if recipe.views is not None:
+        if not isinstance(recipe.views, DocumentViews):
+            raise ValueError(f"views must be a DocumentViews or None, not {recipe.views!r}.")
+        if recipe.mask is not None:
+            raise ValueError(
+                "Views of documents are not masked; pass mask=None, or views=None for masked single texts."
+            )
+    elif recipe.mask is None and recipe.dropout == 0 and recipe.drophead == 0:
         raise ValueError(
             "Without mask, dropout and drophead the two views of a text would be identical, with nothing to learn "
             "from; set one of them, such as dropout=0.1."

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import json
 import logging
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from sentence_transformers import (
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, get_worker_info
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
@@ -35,11 +36,12 @@ from sentence_transformers_mirror.evidence import Evidence
 from sentence_transformers_mirror.guard import Guard, hold_out
 from sentence_transformers_mirror.loss import LAYOUT, MirrorLoss
 from sentence_transformers_mirror.models import load_model
-from sentence_transformers_mirror.recipes import Recipe, resolve
+from sentence_transformers_mirror.recipes import Recipe, learning_rate_for, resolve
 from sentence_transformers_mirror.views import TokenSpanMask
 
 logger = logging.getLogger(__name__)
 
+_WORKERS = 4  # processes that prepare batches for a GPU
 HISTORY = "mirror_tune.json"  # the result of tuning, in the folder of the model
 
 
@@ -85,7 +87,7 @@ class TuningResult:
 
 def mirror_tune(
     model: SentenceTransformer | str | Path,
-    texts: str | Path | Dataset | Iterable[str],
+    texts: str | Path | Dataset | Iterable[str | tuple[str, str]],
     recipe: str | Recipe = "sentence",
     *,
     output_dir: str | Path | None = None,
@@ -106,7 +108,8 @@ def mirror_tune(
 
     Args:
         model: The model, or the name or path of one (which is then only useful with ``output_dir``).
-        texts: Any iterable of strings, a ``datasets.Dataset`` or a file; see `load_corpus`.
+        texts: Any iterable of strings or of pairs of title and text, a ``datasets.Dataset`` or a file; see
+            `load_corpus`. Titles count for recipes with views of documents, such as ``search``.
         recipe: Name of a recipe, a key of `RECIPES`, or a `Recipe`.
         output_dir: Where to save the tuned model, with the result beside it as ``mirror_tune.json``. Neither that nor
             the model's card quotes a text of the corpus.
@@ -118,7 +121,8 @@ def mirror_tune(
         guard: Measure the model on texts set aside (up to a tenth of them, and a tenth of the time) before tuning, on
             the way and after, keep the best weights or their mean with the original ones, and give these back if that
             is worse; see `evidence`. By default where most texts have two sentences or more, since single sentences
-            show too little.
+            show too little. With ``True`` documents of one sentence are asked by their titles, which a recipe with
+            views then does without.
         keep_worse: Keep the tuned weights even then.
         **overrides: Fields of the recipe to replace, such as ``learning_rate=1e-4``.
 
@@ -133,6 +137,9 @@ def mirror_tune(
     """
     recipe = resolve(recipe, **overrides)
     model = _load(model)
+    if recipe.learning_rate is None:
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        recipe = replace(recipe, learning_rate=learning_rate_for(parameters))
     dataset, report = load_corpus(texts, max_texts=max_texts, seed=seed)
     if len(dataset) < 2:
         raise ValueError(
@@ -150,20 +157,23 @@ def mirror_tune(
     max_length = min(recipe.max_length, model.max_seq_length or recipe.max_length)
     loss = _loss(model, recipe)
     truncated = _share_truncated(model, dataset, max_length, prompt)
-    if truncated > 0.2:
+    if truncated > 0.2 and recipe.views is None:  # of documents each epoch reads other parts
         logger.warning(
             f"{truncated:.0%} of the texts are longer than the {max_length} tokens read of them; split them into "
             "sentences (load_corpus(..., split_sentences=True), or --split-sentences), or raise max_length."
         )
     parts = None
     if guard is not False:
-        dataset, parts = hold_out(dataset, recipe, seed)
+        dataset, parts = hold_out(dataset, recipe, seed, by_titles=bool(guard))
         if guard and parts is None:
             raise ValueError(
-                "The guard needs 500 texts or more (700 if they are long), most of them of two sentences at least, "
-                "to set some aside: give paragraphs instead of sentences, or guard=None to do without where there are "
-                "none."
+                "The guard needs 500 texts or more (700 if they are long), most of them of two sentences at least or "
+                "with a title, to set some aside: give paragraphs instead of sentences, or guard=None to do without "
+                "where there are none."
             )
+        if parts is not None and recipe.views is not None and parts.structure in recipe.views.teaches:
+            # What judges must not be taught, or the verdict would be about the lesson.
+            recipe = replace(recipe, views=replace(recipe.views, titles=0.0))
     progress = _Progress(recipe)
     before = evaluator(model) if evaluator is not None else {}
     with ExitStack() as stack:
@@ -177,7 +187,9 @@ def mirror_tune(
         trainer = _MirrorTrainer(
             model=model,
             args=_arguments(model, recipe, workspace, seed, len(dataset)),
-            train_dataset=dataset,
+            train_dataset=dataset.select_columns("text")
+            if recipe.views is None
+            else dataset.with_transform(recipe.views),
             loss=loss,
             data_collator=_Collator(preprocess_fn=model.preprocess, prompts=prompt, max_length=max_length),
             callbacks=[progress, *(callbacks or [])],
@@ -277,6 +289,9 @@ class _Collator(_host.SentenceTransformerDataCollator):
     """Tells the loss the lengths of rows, so that it need not ask the device for them."""
 
     def __call__(self, features: list[dict[str, object]]) -> dict[str, object]:
+        if get_worker_info() is not None:
+            # Threads of the tokenizer do not survive a fork; without this it warns of that in each worker.
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"
         batch = super().__call__(features)
         mask = "attention_mask"
         layouts = {key.removesuffix(mask) + LAYOUT: batch[key].numpy() for key in batch if key.endswith(f"_{mask}")}
@@ -332,11 +347,11 @@ def give_memory_back() -> None:
 
 def _loss(model: SentenceTransformer, recipe: Recipe) -> MirrorLoss:
     mask = None if recipe.mask is None else TokenSpanMask(recipe.mask, recipe.mask_min_length)
+    options: dict[str, object] = {"labels_are_ids": recipe.views is not None}
     if recipe.mini_batch_size is None:
-        return MirrorLoss(model, recipe.temperature, mask, recipe.ignore_duplicates)
-    return CachedMirrorLoss(
-        model, recipe.temperature, mask, recipe.ignore_duplicates, mini_batch_size=recipe.mini_batch_size
-    )
+        return MirrorLoss(model, recipe.temperature, mask, recipe.ignore_duplicates, **options)
+    options["mini_batch_size"] = recipe.mini_batch_size
+    return CachedMirrorLoss(model, recipe.temperature, mask, recipe.ignore_duplicates, **options)
 
 
 def _train(trainer: _MirrorTrainer, progress: _Progress) -> bool:
@@ -359,16 +374,23 @@ def _train(trainer: _MirrorTrainer, progress: _Progress) -> bool:
 
 def _arguments(model: SentenceTransformer, recipe: Recipe, workspace: str, seed: int, texts: int):
     on_cpu = model.device.type == "cpu"
+    # A last, smaller batch would have fewer negatives and so another loss; the paper's code drops it, too.
+    drop_last = texts >= recipe.batch_size
+    steps = recipe.epochs * (texts // recipe.batch_size if drop_last else 1)
+    workers = 0 if on_cpu or recipe.views is None else min(_WORKERS, (os.cpu_count() or 1) // 2)
     args = SentenceTransformerTrainingArguments(
         output_dir=workspace,
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
-        lr_scheduler_type="constant",
+        lr_scheduler_type="linear" if recipe.decay else "constant_with_warmup",
+        warmup_steps=round(recipe.warm_up * steps),
         max_grad_norm=0.0,  # the paper's code does not clip
-        # A last, smaller batch would have fewer negatives and so another loss; the paper's code drops it, too.
-        dataloader_drop_last=texts >= recipe.batch_size,
+        dataloader_drop_last=drop_last,
+        # Cropping and tokenizing take longer than a GPU does.
+        dataloader_num_workers=workers,
+        dataloader_persistent_workers=workers > 0,
         dataloader_pin_memory=not on_cpu,
         seed=seed,
         use_cpu=on_cpu,

@@ -55,16 +55,19 @@ def test_encode_speed(data_dir, tmp_path, monkeypatch):
 
 def test_gpu(data_dir, tmp_path, monkeypatch):
     arguments = ["--shape", "1x64", "--texts", "40", "--batch-size", "16", "--large", "8", "24", "--rounds", "1"]
+    arguments += ["--documents", "8", "--documents-shape", "1x64", "--backend", "eager", "--groups", "2"]
     kept = run(data_dir, tmp_path, "gpu.py", *arguments, "--device", "cpu", "--mini-batch-size", "8")
-    result = kept["result"]
-    assert [row["contestant"] for row in result["epoch"]] == ["ours", "host", "paper"] and result["steps"] == 2
-    assert all(row["seconds"] > 0 for row in result["epoch"])
-    assert [row["texts in the batch"] for row in result["large batch"]] == [8, 24]
+    result = {part: one["result"] for part, one in kept["result"].items()}
+    names = [row["contestant"] for row in result["epoch"]["rows"]]
+    assert names == ["ours", "ours, groups=2", "ours, compiled", "host", "paper"] and result["epoch"]["steps"] == 2
+    assert all(row["seconds"] > 0 for row in result["epoch"]["rows"])
+    assert [row["texts in the batch"] for row in result["large"]] == [8, 24]
+    assert result["documents"][0]["of the step alone"] > 0
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import render
 
     page = render.gpu(kept)
-    assert "One epoch" in page and "| ours |" in page
+    assert all(text in page for text in ("One epoch", "| ours |", "Large batches", "Embedding", "Tuning for search"))
     assert "Not measured yet" in render.gpu(None)
 
 

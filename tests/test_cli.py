@@ -129,16 +129,19 @@ def test_the_seed_decides(files, capfd):
 def test_column_sentences_and_prompt(files, capfd, monkeypatch):
     argv, folder = files
     table = folder / "table.csv"
-    table.write_text("id,body,title\n1,One cat sat. Two dogs ran.,x\n2,Three birds flew away. Four fish swam.,y\n")
+    table.write_text("id,body,name\n1,One cat sat. Two dogs ran.,x\n2,Three birds flew away. Four fish swam.,y\n")
     argv = [*argv, "--texts", str(table), "--json"]
     assert "Name it with" in failure(capfd, argv)
-    assert "the columns are id, body, title" in failure(capfd, [*argv, "--column", "text"])
+    assert "the columns are id, body, name" in failure(capfd, [*argv, "--column", "text"])
     seen = {}
     tune = tuning.mirror_tune
     monkeypatch.setattr(tuning, "mirror_tune", lambda *a, **k: seen.update(k, texts=a[1]["text"]) or tune(*a, **k))
     assert main([*argv, "--column", "body", "--split-sentences", "--prompt", "the "]) == 0
     assert list(seen["texts"]) == ["One cat sat.", "Two dogs ran.", "Three birds flew away.", "Four fish swam."]
     assert seen["prompt"] == "the "
+    monkeypatch.setattr(tuning, "mirror_tune", lambda *a, **k: seen.update(rows=list(a[1])) or tune(*a, **k))
+    assert main([*argv, "--column", "body", "--title", "name", "--recipe", "search", "--set", "batch_size=2"]) == 0
+    assert seen["rows"][1] == {"title": "y", "text": "Three birds flew away. Four fish swam."}
 
 
 def test_recipes_and_overrides_that_do_not_exist_are_answered_with_those_that_do(files, capfd):
@@ -223,13 +226,17 @@ RESULT = {
     "before": {"mrr": 0.11, "mrr_look_alikes": 0.22},
     "after": {"mrr": 0.33, "mrr_look_alikes": 0.44},
     "tfidf": {"mrr": 0.55, "mrr_look_alikes": 0.66},
-    "hits": [{"question": "Why?", "hits": [{"id": "re", "score": 0.5, "text": "re: Because."}]}],
-    "sentences": 9000,
+    "evidence": {"verdict": "better", "difference": 0.22, "low": 0.1, "high": 0.3},
+    "questions": [
+        {"question": "Why?", "rank": 1, "rank_tfidf": 4, "hits": [{"id": "re", "score": 0.5, "text": "re: Because."}]},
+        {"question": "When?", "rank": 3, "rank_tfidf": None, "hits": []},
+    ],
+    "docstrings": 9000,
     "tuned_on": 6000,
     "pairs": 500,
     "steps": 30,
     "seconds": 99.5,
-    "recipe": "sentence",
+    "recipe": "search",
     "model": None,
 }
 
@@ -255,5 +262,7 @@ def test_quickstart_is_told_to_people_and_to_machines(capfd, monkeypatch):
         "100 s",
         "Why?",
         "Because.",
+        "Verdict: better (+0.220, 95% +0.100 to +0.300)",
+        "Of 2 questions 2 find a right answer among the first three, 0 by words alone",
     ):
         assert number in out

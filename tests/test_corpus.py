@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import sys
 
 import pyarrow as pa
 import pytest
@@ -124,3 +125,77 @@ def test_bad_sources(tmp_path):
     (tmp_path / "no.gz").write_text("no gzip")
     with pytest.raises(ValueError, match="cannot be read"):
         load_corpus(tmp_path / "no.gz")
+
+
+def test_titles(tmp_path):
+    rows = {"title": ["A", None, "", "A"], "body": ["one", "two", "three", "one"], "name": ["x", "y", "z", "x"]}
+    expected = [{"title": "A", "text": "one"}, {"title": "", "text": "two"}, {"title": "", "text": "three"}]
+    named = Dataset.from_dict(rows)
+    assert load_corpus(named, column="body")[0].to_list() == expected
+    assert load_corpus(named.remove_columns("name"))[0].to_list() == expected
+    assert load_corpus(named, column="body", title="name")[0]["title"][:] == ["x", "y", "z"]
+    assert load_corpus([("A", "one"), "two", ("", "three"), ("A", "one")])[0].to_list() == expected
+    # The same text under another title is another document; without titles there is no such column.
+    assert len(load_corpus([("A", "one"), ("B", "one"), "one"])[0]) == 3
+    assert load_corpus([("", "one"), "two"])[0].column_names == ["text"]
+    path = tmp_path / "rows.jsonl"
+    named.to_json(path)
+    assert load_corpus(path, column="body", title="name")[0].to_list()[0] == {"title": "x", "text": "one"}
+    with pytest.raises(ValueError, match="no column 'heading'; the columns are title, body, name"):
+        load_corpus(named, column="body", title="heading")
+    with pytest.raises(ValueError, match="Row 1 of texts is 3, not a string"):
+        load_corpus([("a", "b"), ("a", 3)])
+    # What was loaded once, with titles, can be loaded again.
+    again = load_corpus(load_corpus(named, column="body")[0])[0]
+    assert again.to_list() == expected
+
+
+PAGES = {
+    "guide.md": "Before.\n\n# The *first* `one`\n\nOne is\nhere.\n\n## Empty\n\n### Deep\n\n- a\n- b\n\n"
+    "| x | y |\n|---|---|\n| 1 | 2 |\n",
+    "page.html": "<html><head><title>Page</title><style>p {}</style></head><body><nav>Home</nav><p>In <b>bo</b>ld &amp; "
+    "plain.<script>var x = '<h1>no</h1>'</script><h2>Next</h2>Text<br>more</body>",
+    "paper.rst": "Title\n=====\n\nSee :func:`open` and :ref:`there <x>`.\n\n.. toctree::\n\n   a\n\nPart\n----\n\n"
+    "Body of *it*.\n\n.. include:: /etc/passwd\n",
+}
+
+
+@pytest.fixture
+def pages(tmp_path):
+    for name, content in PAGES.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    return tmp_path
+
+
+def test_headings_are_titles(pages):
+    assert load_corpus(pages / "guide.md")[0].to_list() == [
+        {"title": "", "text": "Before."},
+        {"title": "The first one", "text": "One is here."},
+        {"title": "Deep", "text": "a b x y 1 2"},
+    ]
+    assert load_corpus(pages / "guide.md")[1].dropped == {"empty": 1}
+    assert load_corpus(pages / "page.html")[0].to_list() == [
+        {"title": "Page", "text": "In bold & plain."},
+        {"title": "Next", "text": "Text more"},
+    ]
+    title, part = load_corpus(pages / "paper.rst")[0].to_list()
+    assert title["title"] == "Title" and title["text"].startswith("See open and there")
+    assert part == {"title": "Part", "text": "Body of it."}
+
+
+def test_a_folder_of_files_with_headings(pages):
+    (pages / "notes.txt").write_text("not read")
+    dataset, _ = load_corpus(pages)
+    assert dataset["title"][:] == ["", "The first one", "Deep", "Page", "Next", "Title", "Part"]
+    (pages / "latin.md").write_bytes("é".encode("latin-1"))
+    with pytest.raises(ValueError, match="latin.md' is not UTF-8 .* at byte 0.; convert it"):
+        load_corpus(pages)
+
+
+def test_a_parser_that_is_missing_is_named(pages, monkeypatch):
+    monkeypatch.setitem(sys.modules, "markdown_it", None)
+    monkeypatch.setitem(sys.modules, "docutils.core", None)
+    for name in ("guide.md", "paper.rst"):
+        with pytest.raises(ImportError, match=r"pip install 'sentence-transformers-mirror\[documents\]'"):
+            load_corpus(pages / name)
+    assert len(load_corpus(pages / "page.html")[0]) == 2

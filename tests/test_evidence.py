@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
 import torch
 
-from sentence_transformers_mirror.evidence import SINGLE, bootstrap, compare, split_parts
+from sentence_transformers_mirror.evidence import SINGLE, bootstrap, compare, measure, split_parts
+from sentence_transformers_mirror.ranking import look_alikes
 
 TOPICS = ["cat", "dog", "file", "list", "window", "knife", "road", "ship", "song", "tree", "king", "snow"]
 DOCUMENTS = [
@@ -91,9 +92,26 @@ def test_structures():
     titled = split_parts([(f"Title {n}", f"Body {n}.") for n in range(60)])
     assert titled.structure == "title and body"
     assert titled.queries[0].replace("Title", "Body") + "." == titled.passages[0]
+    # Bodies of two sentences ask by the first, which no recipe teaches; titles ask where that is wanted.
+    pairs = [(f"Title {n}", f"Title {n}. Here it begins {n}. Here it ends {n}.") for n in range(60)]
+    assert split_parts(pairs).structure == "first sentence and the rest"
+    number = split_parts(pairs).queries[0].split()[-1]
+    assert split_parts(pairs).passages[0] == f"Here it ends {number}"
+    asked = split_parts(pairs, "title")
+    assert asked.structure == "title and body" and not any("Title" in passage for passage in asked.passages)
     assert len(split_parts(texts, max_documents=55).queries) == 55
     # What is there twice has no one right passage; it is asked once.
     assert len(split_parts([*texts, *(f"This is {n}. Another end." for n in range(60))]).queries) == 61
+
+
+def test_both_directions_count():
+    parts = split_parts(DOCUMENTS)
+    rivals = look_alikes(parts.passages)
+    found = measure(Words(0.5), parts, rivals)
+    turned = measure(Words(0.5), replace(parts, queries=parts.passages, passages=parts.queries), rivals)
+    assert found.backwards == pytest.approx((turned.everywhere + turned.among_look_alikes) / 2)
+    assert found.ranks == pytest.approx((found.everywhere + found.among_look_alikes) / 4 + found.backwards / 2)
+    assert not np.allclose(found.backwards, (found.everywhere + found.among_look_alikes) / 2)
 
 
 def test_documents_are_drawn_as_a_whole():
@@ -109,8 +127,10 @@ def test_documents_are_drawn_as_a_whole():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="no structure 'title'; they are auto, single, first, halves, neighbours"):
-        split_parts(DOCUMENTS, "title")
+    with pytest.raises(
+        ValueError, match="no structure 'name'; they are auto, single, title, first, halves, neighbours"
+    ):
+        split_parts(DOCUMENTS, "name")
     with pytest.raises(ValueError, match="Only 3 of 3 texts have parts to rank .single sentences., and 50 are needed"):
         split_parts(DOCUMENTS[:3])
     with pytest.raises(ValueError, match="Only 0 of 60 texts have parts to rank .halves."):

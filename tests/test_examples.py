@@ -105,7 +105,7 @@ def test_onnx_export(tmp_path, make_model):
 
 
 def test_semantic_search(tmp_path, tiny):
-    sizes = ["--sentences", "400", "--queries", "50", "--docstrings", "600"]
+    sizes = ["--documents", "400", "--queries", "50", "--docstrings", "600"]
     printed = run(tmp_path, EXAMPLES / "semantic_search.py", "index", *sizes, *tiny)
     before, after = (line.split()[-2:] for line in printed.splitlines() if line.startswith(("before", "after")))
     assert all(0 <= float(number) <= 1 for number in (*before, *after))

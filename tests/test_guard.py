@@ -66,6 +66,52 @@ def test_measuring_costs_a_tenth_of_the_time():  # before, twice while tuning, a
     assert read <= 0.1 * 6 * 250 * len(long) and len(parts.queries) >= 50
 
 
+TITLED = [
+    (f"{text.split()[1]} {n}", f"{text.split()[1]} {n}: {text} Nobody saw {n} again.")
+    for n, text in enumerate(DOCUMENTS)
+]
+
+
+def titled(pairs):
+    titles, texts = zip(*pairs, strict=True)
+    return Dataset.from_dict({"title": titles, "text": texts})
+
+
+def test_what_judges_is_not_taught_and_no_document_is_both():
+    """The structure that is asked is no view of the recipe, however often its views are drawn."""
+    again = [("Another title", TITLED[n][1].split(": ", 1)[1]) for n in range(600)]  # of the same body
+    dataset, parts = hold_out(titled([*TITLED, *again]), RECIPES["search"], seed=1)
+    assert parts.structure == "first sentence and the rest" and parts.structure not in RECIPES["search"].views.teaches
+    assert len(parts.queries) >= 50
+    # Neither side is in a document that is left, under any title.
+    left = "\n".join(dataset["text"])
+    assert not any(
+        query in left or passage in left for query, passage in zip(parts.queries, parts.passages, strict=True)
+    )
+    assert len(dataset) + 2 * len(parts.queries) == 1200
+    # What is asked of a document is never what its views ask.
+    asked = set(zip(parts.queries, parts.passages, strict=True))
+    views = dataclasses.replace(RECIPES["search"].views, deleted=0)
+    documents = [f"{query} {passage}" for query, passage in asked]
+    taught = set()
+    for _ in range(50):
+        made = views({"text": documents})
+        taught.update(zip(made["anchor"], made["positive"], strict=True))
+    assert len(taught) > 1000 and not taught & asked
+    # The same draws with first sentences allowed would find them: the assertion above can fail.
+    assert {query for query, _ in asked} & {anchor.split(". ")[0] + "." for anchor, _ in taught}
+
+
+def test_titles_judge_on_request_and_are_then_not_taught(tiny_model):
+    bodies = titled([(f"{text.split()[1]} {n}", text.split(". ")[0]) for n, text in enumerate(DOCUMENTS)])
+    assert hold_out(bodies, RECIPES["search"], seed=1) == (bodies, None)
+    recipe = dataclasses.replace(RECIPES["search"], batch_size=180, max_length=12, epochs=2)
+    result = mirror_tune(tiny_model, bodies, recipe, guard=True)
+    assert result.evidence.structure == "title and body" and result.recipe.views.titles == 0
+    assert result.evidence.structure not in result.recipe.views.teaches
+    assert mirror_tune(tiny_model, titled(TITLED), recipe, guard=True).recipe.views.titles > 0
+
+
 def test_the_best_step_is_kept(tiny_model, monkeypatch):
     left = measured_as(monkeypatch, [0.2, 0.6, 0.4, 0.6])
     seen = []

@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from pytorch_metric_learning.losses import NTXentLoss
 from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
 
-from sentence_transformers_mirror import MirrorLoss, TokenSpanMask, dropout_rate, nt_xent
+from sentence_transformers_mirror import CachedMirrorLoss, MirrorLoss, TokenSpanMask, dropout_rate, nt_xent
 from sentence_transformers_mirror.loss import LAYOUT, text_ids
 
 
@@ -310,3 +311,30 @@ def test_other_languages(make_model, name, language):
     assert hidden[2] == 0, "a short text was masked"
     with torch.no_grad():
         assert loss([features]).isfinite()
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_rows_of_one_document_are_no_negatives(tiny_model, texts, cached):
+    make = partial(CachedMirrorLoss, mini_batch_size=3) if cached else MirrorLoss
+    anchors, positives = texts[:6], texts[6:12]
+    labels = torch.tensor([3, 1, 4, 1, 5, 9])
+    tiny_model.eval()
+    columns = [tiny_model.preprocess(side) for side in (anchors, positives)]
+    value = make(tiny_model, 0.05, mask=None, labels_are_ids=True)(columns, labels).detach()
+    a, b = (torch.from_numpy(tiny_model.encode(side)) for side in (anchors, positives))
+    torch.testing.assert_close(value, nt_xent(a, b, 0.05, row_ids=labels), atol=1e-5, rtol=1e-5)
+    assert value < make(tiny_model, 0.05, mask=None)(columns, labels) - 1e-3
+    # Equal texts are still told apart from the others by their tokens.
+    columns[1] = tiny_model.preprocess([anchors[2], *positives[1:]])
+    value = make(tiny_model, 0.05, mask=None, labels_are_ids=True)(columns, labels).detach()
+    b[0] = a[2]
+    ids = torch.tensor([[3, 12], [1, 11], [4, 12], [1, 13], [5, 14], [9, 15]])
+    torch.testing.assert_close(value, nt_xent(a, b, 0.05, row_ids=ids), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("labels", [None, torch.rand(4), torch.arange(3), torch.arange(8).view(4, 2)])
+def test_labels_that_are_no_ids(tiny_model, texts, labels):
+    columns = [tiny_model.preprocess(texts[:4]), tiny_model.preprocess(texts[4:8])]
+    with pytest.raises(ValueError, match="needs a column 'label' of integers, one for each row"):
+        MirrorLoss(tiny_model, labels_are_ids=True)(columns, labels)
+    assert torch.isfinite(MirrorLoss(tiny_model)(columns, labels))

@@ -94,7 +94,7 @@ def test_titles(folders, tmp_path, capsys):
     rows = [json.dumps({"title": f"Title {n}", "body": text}) for n, text in enumerate(TEXTS)]
     (tmp_path / "texts.jsonl").write_text("\n".join(rows))
     folders[-1] = str(tmp_path / "texts.jsonl")
-    assert main(["compare", *folders, "--column", "body", "--title", "title"]) == 0
+    assert main(["compare", *folders, "--column", "body", "--title", "title", "--structure", "title"]) == 0
     assert "60 pairs of 60 texts: title and body" in capsys.readouterr().out
 
 

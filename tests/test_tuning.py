@@ -26,8 +26,18 @@ from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimil
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
-from sentence_transformers_mirror import CharSpanMask, MirrorLoss, dropout_rate, mirror_tune, tuning, two_views
+from sentence_transformers_mirror import (
+    RECIPES,
+    CharSpanMask,
+    DocumentViews,
+    MirrorLoss,
+    dropout_rate,
+    mirror_tune,
+    tuning,
+    two_views,
+)
 from sentence_transformers_mirror.loss import LAYOUT
+from sentence_transformers_mirror.recipes import learning_rate_for
 from sentence_transformers_mirror.tuning import _Shuffled
 
 FAST = {"batch_size": 4, "learning_rate": 1e-3}
@@ -96,10 +106,56 @@ def test_fewer_texts_than_a_batch(tiny_model):
     assert mirror_tune(tiny_model, ["one text", "another text"]).steps == 1
 
 
-@pytest.mark.parametrize("recipe", ["sentence", "sentence-drophead", "word", "phrase"])
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_runs(tiny_model, texts, recipe):
     result = mirror_tune(tiny_model, texts, recipe, batch_size=8)
     assert all(np.isfinite(result.losses))
+
+
+def test_documents_are_tuned_on_by_their_parts(tiny_model, texts, monkeypatch):
+    """Titles, crops, and labels by which equal documents are no negatives."""
+    seen = []
+    forward = MirrorLoss.forward
+
+    def spy(self, features, labels=None):
+        seen.append(([[str(ids) for ids in column["input_ids"].tolist()] for column in features], labels))
+        return forward(self, features, labels)
+
+    monkeypatch.setattr(MirrorLoss, "forward", spy)
+    title = str(tiny_model.tokenizer("a woman and a man")["input_ids"])[:-1]
+    documents = [("a woman and a man", " ".join(texts[number : number + 3])) for number in range(8)]
+    result = mirror_tune(tiny_model, documents, "search", batch_size=8, epochs=4)
+    assert result.steps == 4 and result.recipe.views == DocumentViews() and result.texts == 8
+    anchors = [anchor for (anchors, _), _ in seen for anchor in anchors]
+    assert 0 < sum(anchor.startswith(title) for anchor in anchors) < len(anchors)
+    assert all(labels.dtype == torch.int64 and len(labels.unique()) == 8 for _, labels in seen)
+    assert len({tuple(column) for columns, _ in seen for column in columns}) == 8, "other views in each epoch"
+    # Titles say nothing to a recipe of single texts.
+    seen.clear()
+    mirror_tune(tiny_model, documents, batch_size=8)
+    assert [len(columns) for columns, _ in seen] == [1] and title not in str(seen)
+
+
+def test_the_rate_suits_the_size_of_the_model(tiny_model, texts):
+    assert mirror_tune(tiny_model, texts, "search", batch_size=8).recipe.learning_rate == 3e-4
+    assert learning_rate_for(110_000_000) == pytest.approx(2e-5)
+    assert learning_rate_for(22_000_000) == pytest.approx(1e-4)
+
+
+def test_the_rate_rises_and_falls(tiny_model, texts):
+    rates = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, optimizer, **kwargs):
+            rates.append(optimizer.param_groups[0]["lr"])
+
+    options = {"batch_size": 4, "epochs": 5, "learning_rate": 1e-4, "warm_up": 0.2, "callbacks": [Watch()]}
+    mirror_tune(tiny_model, texts, "search", **options)
+    rising = [2.5e-5, 5e-5, 7.5e-5, 1e-4]  # the rate of the next step
+    assert rates == pytest.approx([*rising, *(1e-4 * (1 - step / 16) for step in range(1, 17))])
+    rates.clear()
+    mirror_tune(tiny_model, texts, **options)
+    assert rates == pytest.approx([*rising, *[1e-4] * 16])
 
 
 def test_an_evaluator_sees_the_model_before_and_after(tiny_model, texts):

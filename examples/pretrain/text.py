@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import lzma
 from collections.abc import Iterator
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,20 @@ _OPEN = {".xz": lzma.open, ".gz": gzip.open}
 
 def paragraphs(path: Path) -> Iterator[str]:
     """The lines of a text file that are not blank, also compressed with xz or gzip."""
+    return filter(None, _lines(path))
+
+
+def documents(path: Path) -> Iterator[tuple[str, str]]:
+    """Title and text of each document, which blank lines part; a question that a document begins with is its title."""
+    for blank, lines in groupby(_lines(path), key="".__eq__):
+        if not blank:
+            first, *rest = lines
+            yield (first, " ".join(rest)) if rest and first.endswith("?") else ("", " ".join([first, *rest]))
+
+
+def _lines(path: Path) -> Iterator[str]:
     with _OPEN.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
-        for line in file:
-            if line := line.strip():
-                yield line
+        yield from map(str.strip, file)
 
 
 def train_tokenizer(path: Path, size: int, characters: int) -> PreTrainedTokenizerFast:

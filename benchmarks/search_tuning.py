@@ -1,0 +1,285 @@
+"""What tuning for search gains, and what of the recipe `search` it is owed to.
+
+- libraries: docstrings of two installed packages, scikit-learn and SciPy; of modules that were not tuned on a first
+  sentence asks for the rest, mean reciprocal rank x 100. Variants of the recipe are compared here, and by STS-B dev;
+  each changes one thing, and all read as many documents in as many steps.
+- aeronautics: Cranfield, tuned on its 1,400 abstracts with their titles, asked by its 225 queries: nDCG@10 x 100,
+  relevance 1 to 4 as one, where a document is its title and abstract. Nothing was chosen by it, nor by STS-B test and
+  the other sets of `sts.py`. BM25 stands beside it.
+
+``averaged`` are the mean of tuned and original weights. Each finished run is kept and not run again.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from common import (
+    MODELS,
+    RESULTS,
+    add_data,
+    add_jobs,
+    documentation,
+    earlier,
+    finish,
+    keep,
+    model_path,
+    paper_sentences,
+    parser,
+    table,
+)
+from sentence_transformers import SentenceTransformer
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import normalize
+from sts import SETS, scores
+
+from sentence_transformers_mirror import RECIPES, DocumentViews, Recipe, mirror_tune, tuning
+from sentence_transformers_mirror.embedding import embed
+from sentence_transformers_mirror.ranking import reciprocal_ranks
+
+LIBRARIES = ["sklearn", "scipy"]
+DOCUMENTS = 4_160  # of the libraries, once: 65 steps
+SEARCH = RECIPES["search"]
+MIRROR = {"views": None}
+
+
+@dataclass(frozen=True)
+class TellingSentences(DocumentViews):
+    """Asks by the sentence with the rarest words, instead of one at random."""
+
+    weights: tuple[tuple[str, float], ...] = ()
+
+    def _sentence_and_rest(self, text: str, place: float, left_in: float) -> list:
+        known = _weights(self.weights)
+        candidates = [(n + 0.5) / 40 for n in range(40)]  # places that reach every sentence of a window
+        made = [sides for place in candidates if (sides := super()._sentence_and_rest(text, place, left_in))]
+        if not made:
+            return []
+        return max(made, key=lambda sides: np.mean([known.get(word, 0.0) for word in words("".join(sides[0][0]))]))
+
+
+@cache
+def _weights(pairs: tuple[tuple[str, float], ...]) -> dict[str, float]:
+    return dict(pairs)
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower()) or [""]
+
+
+def rarity(documents: list[str]) -> tuple[tuple[str, float], ...]:
+    counts = Counter(chain.from_iterable(set(words(text)) for text in documents))
+    return tuple((word, math.log(len(documents) / count)) for word, count in counts.items())
+
+
+class Clustered(tuning._Shuffled):
+    """After the first fifth of the documents every other batch is of one cluster of like documents."""
+
+    clusters: np.ndarray
+
+    def __iter__(self) -> Iterator[int]:
+        order, size = list(super().__iter__()), SEARCH.batch_size
+        begin = len(order) // 5 // size * size
+        yield from order[:begin]
+        rest, turn = order[begin:], 0
+        while rest:
+            alike = [row for row in rest if self.clusters[row] == self.clusters[rest[0]]] if turn % 2 else []
+            batch = (alike + rest)[:size] if len(alike) < size else alike[:size]
+            batch = list(dict.fromkeys([*batch, *rest]))[:size]
+            yield from batch
+            taken = set(batch)
+            rest, turn = [row for row in rest if row not in taken], turn + 1
+
+
+@contextmanager
+def clustered(documents: list[str]) -> Iterator[None]:
+    found = TfidfVectorizer(sublinear_tf=True, max_features=30_000, stop_words="english").fit_transform(documents)
+    vectors = normalize(TruncatedSVD(64, random_state=0).fit_transform(found))
+    groups = max(2, len(documents) // (4 * SEARCH.batch_size))
+    Clustered.clusters = MiniBatchKMeans(groups, random_state=0, n_init=1).fit_predict(vectors)
+    plain, tuning._Shuffled = tuning._Shuffled, Clustered
+    try:
+        yield
+    finally:
+        tuning._Shuffled = plain
+
+
+VARIANTS: dict[str, dict[str, object]] = {
+    "the recipe": {},
+    "mirror views only": MIRROR,
+    "crops only": {"views": DocumentViews(sentences=0)},
+    "sentences only": {"views": DocumentViews(sentences=1)},
+    "telling sentences": {"views": TellingSentences()},
+    "no words deleted": {"views": DocumentViews(deleted=0)},
+    "batches of like documents": {},
+    "temperature 0.02": {"temperature": 0.02},
+    "temperature 0.1": {"temperature": 0.1},
+    "no dropout": {"dropout": 0.0},
+    "twice the learning rate": {"learning_rate": 2},
+    "half the learning rate": {"learning_rate": 0.5},
+}
+# On the domain that is reported.
+REPORTED: dict[str, dict[str, object]] = {
+    "the recipe": {},
+    "no titles": {"views": DocumentViews(titles=0)},
+    "mirror views only": MIRROR,
+    "with 1,400 sentences": {},
+    "then `sentence`": {},
+}
+
+
+def tuned(model: SentenceTransformer, documents: list, variant: dict[str, object], seed: int, epochs: int) -> float:
+    """Tune in place; gives the seconds it took."""
+    recipe: Recipe = replace(SEARCH, epochs=epochs)
+    variant = dict(variant)
+    if "learning_rate" in variant and variant["learning_rate"] in (2, 0.5):
+        rate = tuning.learning_rate_for(sum(parameter.numel() for parameter in model.parameters()))
+        variant["learning_rate"] = variant["learning_rate"] * rate
+    result = mirror_tune(model, documents, recipe, seed=seed, guard=False, **variant)
+    return round(result.seconds, 1)
+
+
+def library(model: SentenceTransformer, name: str, data: Path) -> dict[str, float]:
+    queries, passages = zip(*documentation(name)[1], strict=True)
+    ranks = reciprocal_ranks(embed(model, list(queries)), embed(model, list(passages)))
+    return {name: round(100 * float(ranks.mean()), 2), **scores(model, data, ["STS-B dev"])}
+
+
+def run_library(model_name: str, name: str, variant: str | None, seed: int, data: Path) -> dict[str, object]:
+    model = load(model_name)
+    if variant is None:
+        return {"tuned": library(model, name, data)}
+    documents = documentation(name)[0]
+    random.Random(0).shuffle(documents)
+    documents = documents[:DOCUMENTS]
+    changed = dict(VARIANTS[variant])
+    if variant == "telling sentences":
+        changed["views"] = TellingSentences(weights=rarity(documents))
+    # As many steps for all, however many docstrings there are.
+    epochs = max(1, round(DOCUMENTS / len(documents)))
+    if variant == "batches of like documents":
+        with clustered(documents):
+            seconds = tuned(model, documents, changed, seed, epochs)
+    else:
+        seconds = tuned(model, documents, changed, seed, epochs)
+    return {"tuned": library(model, name, data), "seconds": seconds}
+
+
+@cache
+def cranfield(data: Path) -> tuple[list[str], list[str], list[str], list[str], np.ndarray]:
+    """Titles, texts (which begin with the title), ids, queries, and whether a document answers a query."""
+    rows = list(table(data / "retrieval/cranfield.docs.tsv.gz"))
+    queries = {row["query_id"]: row["text"] for row in table(data / "retrieval/cranfield.queries.tsv")}
+    relevant: dict[str, set[str]] = {}
+    for row in table(data / "retrieval/cranfield.qrels.tsv"):
+        if 1 <= int(row["code"]) <= 4:
+            relevant.setdefault(row["query_id"], set()).add(row["doc_id"])
+    ids = [row["doc_id"] for row in rows]
+    asked = [query for query in queries if query in relevant]
+    right = np.array([[name in relevant[query] for name in ids] for query in asked])
+    texts = [row["text"] for row in rows]
+    return [row["title"] for row in rows], texts, ids, [queries[query] for query in asked], right
+
+
+def ndcg(scores: np.ndarray, right: np.ndarray, k: int = 10) -> float:
+    """Mean over queries x 100, of binary relevance; scores and right have the shape (queries, documents)."""
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    discount = 1 / np.log2(np.arange(2, k + 2))
+    gained = (np.take_along_axis(right, best, axis=1) * discount).sum(axis=1)
+    ideal = np.array([discount[: min(k, count)].sum() for count in right.sum(axis=1)])
+    return round(100 * float((gained / ideal).mean()), 2)
+
+
+def aeronautics(model: SentenceTransformer, data: Path) -> dict[str, float]:
+    _, texts, _, queries, right = cranfield(data)
+    vectors = embed(model, [*queries, *texts], normalize_embeddings=True)
+    found = vectors[: len(queries)] @ vectors[len(queries) :].T
+    return {"nDCG@10": ndcg(found, right), **scores(model, data, SETS)}
+
+
+def run_aeronautics(model_name: str, variant: str | None, rate: float | None, seed: int, data: Path) -> dict:
+    model = load(model_name)
+    if variant is None:
+        return {"tuned": aeronautics(model, data)}
+    titles, texts, *_ = cranfield(data)
+    documents = [(title, text) for title, text in zip(titles, texts, strict=True) if text.strip()]
+    if variant == "with 1,400 sentences":
+        documents += [("", text) for text in random.Random(0).sample(paper_sentences(data), 1_400)]
+    original = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    changed = dict(REPORTED[variant]) if rate is None else {**REPORTED[variant], "learning_rate": rate}
+    seconds = tuned(model, documents, changed, seed, SEARCH.epochs)
+    if variant == "then `sentence`":
+        seconds += round(mirror_tune(model, paper_sentences(data), "sentence", seed=seed).seconds, 1)
+    found = {"tuned": aeronautics(model, data), "seconds": seconds}
+    model.load_state_dict({name: (original[name] + tensor) / 2 for name, tensor in model.state_dict().items()})
+    return {**found, "averaged": aeronautics(model, data)}
+
+
+def bm25(data: Path) -> float:
+    """nDCG@10 of the best words: bm25s with its English stop words."""
+    import bm25s
+
+    _, texts, ids, queries, right = cranfield(data)
+    retriever = bm25s.BM25()
+    retriever.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
+    tokens = bm25s.tokenize(queries, stopwords="en", return_ids=False, show_progress=False)
+    return ndcg(np.stack([retriever.get_scores(one) for one in tokens]), right)
+
+
+def load(name: str) -> SentenceTransformer:
+    return SentenceTransformer(model_path(name), device="cpu")
+
+
+def run(kind: str, *arguments: object) -> dict[str, object]:
+    return {"library": run_library, "aeronautics": run_aeronautics}[kind](*arguments)
+
+
+def main() -> None:
+    args = parser(__doc__)
+    add_data(args)
+    add_jobs(args)
+    args.add_argument("--models", nargs="+", default=["embedded"], help=MODELS)
+    args.add_argument("--libraries", nargs="*", default=LIBRARIES)
+    args.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS), help="in the libraries")
+    args.add_argument("--reported", nargs="*", default=list(REPORTED), choices=list(REPORTED), help="on Cranfield")
+    args.add_argument("--rates", nargs="+", type=float, default=[None], help="on Cranfield (default: the recipe's)")
+    args.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    args = args.parse_args()
+    path = args.output or RESULTS / "search_tuning.json"
+    kept, same = earlier(path, {"runs": {}})
+    runs = {name: one for name, one in kept["runs"].items() if same or not name.startswith("embedded/")}
+    tasks: dict[str, tuple] = {}
+    for model in args.models:
+        if args.reported:
+            tasks[f"{model}/aeronautics/untuned"] = ("aeronautics", model, None, None, 0, args.data)
+        for name in args.libraries:
+            tasks[f"{model}/{name}/untuned"] = ("library", model, name, None, 0, args.data)
+        for seed in args.seeds:
+            for rate in args.rates:
+                for variant in args.reported:
+                    label = variant if rate is None else f"{variant}, learning rate {rate:g}"
+                    tasks[f"{model}/aeronautics/{label}/{seed}"] = (
+                        "aeronautics", model, variant, rate, seed, args.data,
+                    )  # fmt: skip
+        for seed in args.seeds:
+            for variant in args.variants:
+                for name in args.libraries:
+                    tasks[f"{model}/{name}/{variant}/{seed}"] = ("library", model, name, variant, seed, args.data)
+    result = {"BM25": kept.get("BM25") or bm25(args.data), "runs": runs}
+    finish(runs, tasks, run, args.jobs, lambda: keep("search_tuning", result, args.output))
+
+
+if __name__ == "__main__":
+    main()

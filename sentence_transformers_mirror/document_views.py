@@ -1,0 +1,171 @@
+"""Two views of a document that teach an encoder to find, and not only to liken.
+
+A text pulled to itself tells an encoder what is alike. A title that is pulled to its body, or a sentence to the
+text around it, tells it what belongs together, which is what a search asks for. A sentence against the rest is the
+inverse cloze task (arXiv 1906.00300, section 5), independent crops come from Contriever (arXiv 2112.09118, section 3),
+titles beside crops from AugTriever (arXiv 2212.08841, section 3.1).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from itertools import chain
+
+# Words; in scripts that are written without spaces each character is one.
+_PIECE = re.compile(
+    r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]\s*|[^\s\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+\s*"
+)
+_WINDOW = 192  # words of a document that an epoch looks at, about 256 tokens
+_CHARACTERS = 12 * _WINDOW  # which hold so many in any language
+_ANCHOR = 0.05, 0.5  # least and largest part of the window that a crop takes (Contriever)
+_POSITIVE = 0.3, 0.9  # and one that is to be found
+_LEAST = 4  # words of a crop
+_QUERY = 24  # words of an anchor at most, about 32 tokens: questions are short, and what they ask for is not
+TITLES = "title and body"  # a structure that can be taught or asked, see `evidence.Parts`
+_LEFT_IN = 0.1  # share of the sentences that stay in the text around them (inverse cloze task)
+
+
+@dataclass(frozen=True)
+class DocumentViews:
+    """A transform for ``dataset.set_transform``: documents become pairs of ``anchor`` and ``positive``.
+
+    Of each document, whenever it is read, one of these at random:
+
+    - its title and a crop of 30 to 90% of its body, where it has a title, in a share ``titles`` of cases;
+    - a sentence and the rest of a window of 192 words, in a share ``sentences`` of the others that have two sentences;
+    - two crops of the window, drawn independently: of 5 to 50% and at most 24 words, and of 30 to 90%; both of at
+      least 4 words;
+    - the window itself, twice, where it has fewer than 8 words: dropout alone then tells the two views apart.
+
+    The sentence is never the first of its document: a first sentence against the rest is what the guard of
+    `mirror_tune` and `compare` judge by, and a judge must not ask what was taught. Crops lie inside one document, and
+    the two of a pair begin or end at different words. Of all but titles and the window itself each word is left out
+    with a probability, but never all. A longer document shows another window each time. Random numbers come from
+    torch's default generator, which DataLoader workers seed for each worker and epoch. The transform can be pickled.
+
+    Args:
+        titles: Share of the documents with a title that are asked by it, in [0, 1]. A title that is all of its body is
+            none, and a body that begins with its title loses it first.
+        sentences: Share of the others that are asked by a sentence, in [0, 1].
+        deleted: Probability to leave out a word, in [0, 1).
+        language: Of the texts, an ISO 639-1 code, for finding sentences.
+
+    Raises:
+        ValueError: If titles, sentences or deleted is out of range.
+    """
+
+    titles: float = 0.4
+    sentences: float = 0.5
+    deleted: float = 0.1
+    language: str = "en"
+
+    def __post_init__(self) -> None:
+        for name in ("titles", "sentences"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share and must lie between 0 and 1, not {getattr(self, name)}.")
+        if not 0 <= self.deleted < 1:
+            raise ValueError(f"deleted must be at least 0 and below 1, not {self.deleted}; 0.1 is usual.")
+
+    @property
+    def teaches(self) -> frozenset[str]:
+        """Structures, as `evidence.Parts` names them, that these pairs have: a judge must ask by another."""
+        return frozenset({TITLES} if self.titles else ())
+
+    def __call__(self, batch: dict[str, list[str]]) -> dict[str, list]:
+        """Views of some documents.
+
+        Args:
+            batch: ``text``, and ``title`` where there are titles (empty or None where a document has none).
+
+        Returns:
+            ``anchor`` and ``positive``, strings, and ``label``, integers of 64 bits that are equal for equal
+            documents: ``MirrorLoss(model, labels_are_ids=True)`` takes them for no negatives of each other.
+
+        Raises:
+            ValueError: If there is no column ``text``.
+        """
+        if "text" not in batch:
+            raise ValueError(f"DocumentViews reads the columns 'text' and 'title', not {list(batch)}; rename yours.")
+        import torch  # not before it is needed: recipes are read by the command line, too
+
+        texts = batch["text"]
+        titles = [title or "" for title in batch.get("title", [""] * len(texts))]
+        draws = torch.rand(len(texts), 7, dtype=torch.float64).tolist()
+        pairs = [self._pair(*one) for one in zip(titles, texts, draws, strict=True)]
+        sides = [side for pair in pairs for side in pair]
+        kept = (torch.rand(sum(len(pieces) for pieces, _ in sides)) >= self.deleted).tolist()
+        made, begin = [], 0
+        for pieces, thinned in sides:
+            end = begin + len(pieces)
+            left = [piece for piece, keep in zip(pieces, kept[begin:end], strict=True) if keep]
+            made.append("".join(left if thinned and left else pieces).strip())
+            begin = end
+        labels = [document_id(title, text) for title, text in zip(titles, texts, strict=True)]
+        return {"anchor": made[::2], "positive": made[1::2], "label": labels}
+
+    def _pair(self, title: str, text: str, draw: list[float]) -> list[tuple[list[str], bool]]:
+        """Pieces of either side, and whether some of them may be left out."""
+        title, body = split_title(title, text)
+        window = _window(body, draw[0])
+        if title and draw[1] < self.titles:
+            begin, end = _crop(len(window), _POSITIVE, draw[2], draw[3])
+            return [(_PIECE.findall(title), False), (window[begin:end], True)]
+        if draw[6] < self.sentences and (sides := self._sentence_and_rest("".join(window), draw[2], draw[3])):
+            return sides
+        if len(window) < 2 * _LEAST:
+            return [(window, False)] * 2
+        anchor = _crop(len(window), _ANCHOR, draw[2], draw[3], _QUERY)
+        positive = _crop(len(window), _POSITIVE, draw[4], draw[5])
+        if anchor == positive:  # moved by a word, for which there is room
+            begin, end = positive
+            positive = (begin + 1, end + 1) if end < len(window) else (begin - 1, end - 1)
+        return [(window[begin:end], True) for begin, end in (anchor, positive)]
+
+    def _sentence_and_rest(self, text: str, place: float, left_in: float) -> list[tuple[list[str], bool]]:
+        """Pieces of a sentence, not the first, and of the text around it; none where there is no such sentence."""
+        from sentencex import segment
+
+        sentences = [_PIECE.findall(sentence) for sentence in segment(self.language, text)]
+        candidates = [number for number, pieces in enumerate(sentences) if number and len(pieces) >= _LEAST]
+        if not candidates:
+            return []
+        chosen = candidates[int(place * len(candidates))]
+        rest = [pieces for number, pieces in enumerate(sentences) if number != chosen or left_in < _LEFT_IN]
+        return [(sentences[chosen], True), (list(chain.from_iterable(rest)), True)]
+
+
+def split_title(title: str, text: str) -> tuple[str, str]:
+    """Title and body: a title with nothing below it is none, and a body does not begin with it."""
+    title, text = title.strip(), text.strip()
+    body = text.removeprefix(title).lstrip(" \t\r\n.:-\u2013\u2014") if title else text
+    return (title, body) if title and body else ("", text or title)
+
+
+def document_id(title: str, text: str) -> int:
+    """A hash of 64 bits, the same in every process and on every machine."""
+    digest = hashlib.blake2b(f"{title}\0{text}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def _window(text: str, draw: float) -> list[str]:
+    """At most 192 words in a row, from a place that ``draw``, in [0, 1), decides on."""
+    if len(text) <= _CHARACTERS:
+        pieces = _PIECE.findall(text)
+        begin = int(draw * (len(pieces) - _WINDOW + 1)) if len(pieces) > _WINDOW else 0
+        return pieces[begin : begin + _WINDOW]
+    # Of a long text only this much is looked at, however long it is; a word that is cut at the beginning is left out.
+    begin = int(draw * (len(text) - _CHARACTERS + 1))
+    pieces = _PIECE.findall(text, begin, begin + _CHARACTERS)
+    return pieces[1 if begin and len(pieces) > 1 else 0 :][:_WINDOW]
+
+
+def _crop(
+    words: int, share: tuple[float, float], length: float, place: float, most: int | None = None
+) -> tuple[int, int]:
+    """First and last word of a crop, from draws in [0, 1)."""
+    size = max(_LEAST, round(words * (share[0] + length * (share[1] - share[0]))))
+    size = min(size, words, most or words)
+    begin = int(place * (words - size + 1))
+    return begin, begin + size

@@ -1,0 +1,119 @@
+"""Files with headings as documents: each heading is a title, and what stands below it is the body."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+# What a reader of the page does not read.
+_UNREAD = {"script", "style", "template", "svg", "nav"}
+_HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6", "title"}
+# Text that stands beside, and not after, what came before.
+_INLINE = set("a abbr b bdi cite code em i kbd mark q s small span strong sub sup tt u var".split())
+
+
+def has_headings(path: Path) -> bool:
+    """Whether a file is Markdown, reStructuredText or HTML, by its name."""
+    return path.suffix.lower() in _TO_HTML
+
+
+def read_sections(path: Path) -> Iterator[tuple[str, str]]:
+    """The sections of a Markdown, reStructuredText or HTML file, in order.
+
+    Args:
+        path: A file in UTF-8 whose name ends in .md, .markdown, .rst, .html or .htm.
+
+    Returns:
+        Title and body of each section, white space folded. A heading opens a section, and the next one, of any level,
+        closes it; what stands before the first heading has an empty title, and a heading with nothing below it has an
+        empty body. Markup, scripts and navigation are left out; code stays.
+
+    Raises:
+        ImportError: If the file is Markdown or reStructuredText and its parser is not installed.
+        ValueError: If the file is not UTF-8.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(path)!r} is not UTF-8 ({error.reason} at byte {error.start}); convert it.") from None
+    parser = _Sections()
+    parser.feed(_TO_HTML[path.suffix.lower()](text))
+    parser.close()
+    for title, body in parser.sections:
+        title, body = (" ".join("".join(parts).split()) for parts in (title, body))
+        if title or body:
+            yield title, body
+
+
+class _Sections(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sections: list[tuple[list[str], list[str]]] = [([], [])]
+        self.unread = 0
+        self.in_heading = False
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag in _HEADINGS:
+            self.sections.append(([], []))
+            self.in_heading = True
+        self.unread += tag in _UNREAD
+        self._space(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in _HEADINGS:
+            self.in_heading = False
+        self.unread -= tag in _UNREAD and self.unread > 0
+        self._space(tag)
+
+    def handle_startendtag(self, tag: str, attrs: object) -> None:
+        self._space(tag)
+
+    def handle_data(self, data: str) -> None:
+        if not self.unread:
+            self.sections[-1][0 if self.in_heading else 1].append(data)
+
+    def _space(self, tag: str) -> None:
+        if tag not in _INLINE:
+            self.handle_data(" ")
+
+
+def _from_markdown(text: str) -> str:
+    try:
+        from markdown_it import MarkdownIt
+    except ImportError:
+        raise ImportError(
+            "Reading Markdown needs markdown-it-py: pip install 'sentence-transformers-mirror[documents]'."
+        ) from None
+    return MarkdownIt("commonmark").enable("table").render(text)
+
+
+def _from_restructured_text(text: str) -> str:
+    try:
+        from docutils.core import publish_parts
+    except ImportError:
+        raise ImportError(
+            "Reading reStructuredText needs docutils: pip install 'sentence-transformers-mirror[documents]'."
+        ) from None
+    # Roles and directives of Sphinx are unknown here, and no reason to complain; nothing outside the file is read.
+    settings = {
+        "report_level": 5,
+        "halt_level": 5,
+        "file_insertion_enabled": False,
+        "raw_enabled": False,
+        "embed_stylesheet": False,
+        "doctitle_xform": False,
+    }
+    # A role that is unknown would be shown with its name.
+    text = re.sub(r":[a-zA-Z][\w:+.-]*:`", "`", text)
+    return publish_parts(text, writer="html5", settings_overrides=settings)["body"]
+
+
+_TO_HTML: dict[str, Callable[[str], str]] = {
+    ".md": _from_markdown,
+    ".markdown": _from_markdown,
+    ".rst": _from_restructured_text,
+    ".html": str,
+    ".htm": str,
+}
