@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import RESULTS, add_data, earlier, keep, paper_sentences, paper_words, parser, spearman
+from common import RESULTS, add_data, add_jobs, earlier, keep, paper_sentences, paper_words, parser, spearman
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
@@ -237,7 +237,7 @@ def main() -> None:
     args.add_argument("--studies", nargs="+", default=list(STUDIES), metavar="NAME", choices=list(STUDIES))
     args.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     args.add_argument("--max-texts", type=int, help="of the corpus, for a quick look")
-    args.add_argument("--jobs", type=int, default=1, help="processes, each with its share of the cores")
+    add_jobs(args)
     args = args.parse_args()
     if args.max_texts and not args.output:
         raise SystemExit(

@@ -1,7 +1,8 @@
 """Is the verdict of `compare` right? Tuning runs that help, do nothing and destroy, where labels say which is which.
 
-For each domain there are texts to tune on, other texts with structure for the verdict, and labels that the verdict
-does not see. Runs differ in model, recipe, learning rate and seed. The least gain and the least loss that count are
+For each domain there are sentences and documents to tune on, other documents for the verdict, and labels that the
+verdict does not see. The verdict asks whether a first sentence finds the rest, which no recipe teaches. Runs differ in
+model, recipe, learning rate and seed. The least gain and the least loss that count are
 chosen on all domains but one and tested on that one, in turn. Beside it stand two baselines: to call every run better,
 and to call a run better if `MirrorLoss` on held-out texts fell.
 
@@ -29,6 +30,7 @@ from common import (
     MODELS,
     RESULTS,
     add_data,
+    add_jobs,
     earlier,
     keep,
     model_path,
@@ -37,11 +39,12 @@ from common import (
     spearman,
     table,
 )
+from search_tuning import cranfield, ndcg
 from sentence_transformers import SentenceTransformer
 from sentencex import segment
-from sklearn.metrics import roc_auc_score
 
 from sentence_transformers_mirror import MirrorLoss, mirror_tune
+from sentence_transformers_mirror.document_views import split_title
 from sentence_transformers_mirror.embedding import embed
 from sentence_transformers_mirror.environment import environment
 from sentence_transformers_mirror.evidence import (
@@ -55,20 +58,22 @@ from sentence_transformers_mirror.evidence import (
     split_parts,
 )
 from sentence_transformers_mirror.labels import read_pairs
-from sentence_transformers_mirror.ranking import look_alikes
+from sentence_transformers_mirror.ranking import look_alikes, reciprocal_ranks
 
 LEAST = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08]  # effects to choose from; rounding alone can move a rank
 WANTED = 0.95  # precision on the domains that the effect is chosen on
 POINTS = 2.0  # a change of the label score that should not be missed
-DOCUMENTS = 400
+DOCUMENTS = 1_000  # for the verdict, or half of those that there are
 MAX_LENGTH = 64  # tokens read of a text
 
 
 @dataclass(frozen=True)
 class Domain:
-    """Args: texts to tune on, documents for the verdict, and the score that labels give a model, 0 to 100."""
+    """Args: sentences and documents (some with titles) to tune on, other documents for the verdict, and the score that
+    labels give a model, 0 to 100."""
 
     texts: list[str]
+    long: list
     documents: list
     score: Callable[[SentenceTransformer], float]
 
@@ -88,44 +93,43 @@ def paragraphs(data: Path) -> list[str]:
 def similarity(data: Path) -> Domain:
     """General English: paragraphs of many kinds, judged by STS-B dev."""
     sets = {"STS-B dev": read_pairs(data, "STS-B dev")}
-    return Domain(paper_sentences(data), paragraphs(data), lambda model: spearman(model, sets)["STS-B dev"])
+    found = paragraphs(data)
+    return Domain(
+        paper_sentences(data),
+        found[DOCUMENTS:],
+        found[:DOCUMENTS],
+        lambda model: spearman(model, sets)["STS-B dev"],
+    )
 
 
 def questions(data: Path) -> Domain:
-    """Encyclopedic questions and sentences, judged by whether a sentence answers a question (area under the curve)."""
+    """Encyclopedic sentences, judged by whether a question finds its answer (mean reciprocal rank in QNLI)."""
     rows = table(data / "retrieval/qnli.dev.tsv.gz")
     texts = list(dict.fromkeys(row["sentence"] for row in rows))
-    rows = random.Random(0).sample(rows, 1_500)
+    answers = {row["sentence"]: row["question"] for row in rows if row["label"] == "entailment"}
+    asked = random.Random(0).sample(list(answers.items()), 1_500)
+    found = paragraphs(data)[::-1]
 
     def score(model: SentenceTransformer) -> float:
-        a, b = np.split(unit(model, [row[name] for name in ("question", "sentence") for row in rows]), 2)
-        return 100 * roc_auc_score([row["label"] == "entailment" for row in rows], (a * b).sum(axis=1))
+        passages, queries = np.split(unit(model, [one[side] for side in (0, 1) for one in asked]), 2)
+        return 100 * float(reciprocal_ranks(queries, passages).mean())
 
-    return Domain(texts, paragraphs(data)[::-1], score)
+    return Domain(texts, found[DOCUMENTS:], found[:DOCUMENTS], score)
 
 
 def aeronautics(data: Path) -> Domain:
-    """Abstracts with titles, judged by the abstracts that answer 225 queries (mean reciprocal rank of the first)."""
-    rows = [row for row in table(data / "retrieval/cranfield.docs.tsv.gz") if row["text"].strip()]
-    queries = {row["query_id"]: row["text"] for row in table(data / "retrieval/cranfield.queries.tsv")}
-    relevant: dict[str, set[str]] = {}
-    for row in table(data / "retrieval/cranfield.qrels.tsv"):
-        relevant.setdefault(row["query_id"], set()).add(row["doc_id"])
-    bodies = {row["doc_id"]: row["text"].removeprefix(row["title"]).strip() for row in rows}
-    names = list(bodies)
-    asked = [query for query in queries if relevant.get(query, set()) & set(names)]
-    right = np.array([[name in relevant[query] for name in names] for query in asked])
+    """Abstracts with titles, judged by the abstracts that answer 225 queries (Cranfield, nDCG@10)."""
+    titles, texts, _, queries, right = cranfield(data)
 
     def score(model: SentenceTransformer) -> float:
-        vectors = unit(model, [*(queries[query] for query in asked), *bodies.values()])
-        scores = vectors[: len(asked)] @ vectors[len(asked) :].T
-        best = np.where(right, scores, -np.inf).max(axis=1)
-        return 100 * float((1 / (1 + (scores > best[:, None]).sum(axis=1))).mean())
+        vectors = unit(model, [*queries, *texts])
+        return ndcg(vectors[: len(queries)] @ vectors[len(queries) :].T, right)
 
-    order = random.Random(0).sample(rows, len(rows))
-    documents = [(row["title"], bodies[row["doc_id"]]) for row in order[:DOCUMENTS] if bodies[row["doc_id"]]]
-    texts = [sentence for row in order[DOCUMENTS:] for sentence in segment("en", bodies[row["doc_id"]])]
-    return Domain(texts, documents, score)
+    pairs = [split_title(title, text) for title, text in zip(titles, texts, strict=True) if text.strip()]
+    order = random.Random(0).sample(pairs, len(pairs))
+    half = len(order) // 2
+    sentences = [sentence for _, body in order[half:] for sentence in segment("en", body)]
+    return Domain(sentences, order[half:], order[:half], score)
 
 
 DOMAINS = {"similarity": similarity, "questions": questions, "aeronautics": aeronautics}
@@ -136,6 +140,7 @@ SETTINGS = [
         "sentence": [1e-6, 2e-5, 1e-4, 1e-3, 5e-3],
         "sentence-drophead": [5e-6, 5e-5, 2e-3],
         "word": [1e-6, 1e-4, 1e-2],
+        "search": [2e-5, 1.5e-4, 5e-4, 3e-3],
     }.items()
     for rate in rates
 ]
@@ -191,7 +196,8 @@ def held_out_loss(model: SentenceTransformer, texts: list[str]) -> float:
 def run(name: str, model_name: str, setting: dict, seed: int, texts: int, data: Path) -> dict[str, object]:
     before, model = exam(name, model_name, seed, data), load(model_name)
     original = {key: value.clone() for key, value in model.state_dict().items()}
-    mirror_tune(model, before.place.texts, max_texts=texts, seed=seed, batch_size=50, guard=False, **setting)
+    on = before.place.long if setting["recipe"] == "search" else before.place.texts
+    mirror_tune(model, on, max_texts=texts, seed=seed, batch_size=50, guard=False, **setting)
     evidence, truth = before.judge(model, seed)
     loss = held_out_loss(model, before.sentences)
     model.load_state_dict({key: (original[key] + value) / 2 for key, value in model.state_dict().items()})
@@ -306,7 +312,7 @@ def main() -> None:
     args.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
     args.add_argument("--texts", type=int, default=1_000, help="to tune on (default: %(default)s)")
     args.add_argument("--settings", type=int, default=len(SETTINGS), help="only the first so many, for a quick look")
-    args.add_argument("--jobs", type=int, default=1, help="processes, each with its share of the cores")
+    add_jobs(args)
     whole = args.get_default("texts")
     args = args.parse_args()
     if args.texts != whole and not args.output:

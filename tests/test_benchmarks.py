@@ -128,10 +128,43 @@ def test_results_of_other_weights_are_told_apart(tmp_path, monkeypatch):
 
 
 @pytest.mark.quality
-def test_sts(data_dir, tmp_path):
-    arguments = ["--split", "dev", "--seeds", "1", "--max-texts", "600", "--learning-rates", "3e-4", "--pairs", "200"]
+def test_sts(data_dir, tmp_path, monkeypatch):
+    arguments = ["--sets", "STS-B dev", "--seeds", "1", "--max-texts", "600", "--learning-rates", "1e-4"]
+    arguments += ["--pairs", "200", "--recipes", "sentence"]
     kept = run(data_dir, tmp_path, "sts.py", *arguments)["result"]
-    assert kept["after"][0]["mean"] > kept["before"]["mean"] > kept["before"]["cls"]
+    means = {name: one["scores"]["STS-B dev"] for name, one in kept["runs"].items()}
+    assert means["sentence/0.0001/1"] > means["untuned, mean"] > means["untuned, cls"]
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import render
+
+    assert "| `sentence`, learning rate 0.0001 |" in render.sts(kept) and "| untuned, cls pooling |" in render.sts(
+        kept
+    )
+
+
+def test_search_tuning(data_dir, tmp_path, tiny_model, monkeypatch):
+    pytest.importorskip("bm25s", reason="needs pip install bm25s")
+    tiny_model.save_pretrained(str(tmp_path / "tiny"))
+    arguments = ["--models", str(tmp_path / "tiny"), "--seeds", "1", "--libraries", "sentence_transformers"]
+    arguments += ["--variants", "the recipe", "telling sentences", "batches of like documents", "--reported"]
+    kept = run(data_dir, tmp_path, "search_tuning.py", *arguments)["result"]
+    assert 34 < kept["BM25"] < 37 and len(kept["runs"]) == 4
+    for name, one in kept["runs"].items():
+        assert set(one["tuned"]) == {"sentence_transformers", "STS-B dev"}, name
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import render
+    import search_tuning
+
+    right = search_tuning.np.array([[True, False, True], [False, False, True]])
+    scores = search_tuning.np.array([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
+    # By hand: (1 + 1/2) / (1 + 1/log2(3)) and 1/2.
+    assert search_tuning.ndcg(scores, right) == pytest.approx(50 * (1.5 / 1.63093 + 0.5), abs=0.01)
+    kept["runs"] = {"m" + name[name.index("/sentence_t") :]: one for name, one in kept["runs"].items()}
+    similarity = {"nDCG@10": 20.0, "STS-B": 50.0, "SICK-R dev": 60.0, "BIOSSES": 70.0}
+    kept["runs"]["m/aeronautics/the recipe/1"] = {"tuned": similarity, "averaged": similarity, "seconds": 9}
+    page = render.search_tuning(kept)
+    assert "| the recipe, averaged | 20.0 | 50.0 | 60.0 | 70.0 | 60.0 | 9 | 1 |" in page
+    assert "| telling sentences |" in page and "| untuned |" in page
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak memory of a process")
@@ -171,7 +204,7 @@ def test_verdict(data_dir, tmp_path, tiny_model):
     arguments += ["--models", str(tmp_path / "tiny")]
     result = run(data_dir, tmp_path, "verdict.py", *arguments)["result"]
     (row,) = result["runs"]
-    assert row["evidence"]["structure"] == "title and body" and abs(row["truth"]) < 2  # a rate of 1e-6
+    assert row["evidence"]["structure"] == "first sentence and the rest" and abs(row["truth"]) < 2  # a rate of 1e-6
     assert [line["verdict"] for line in result["summary"]] == ["always better", "loss on held-out texts"]
 
 

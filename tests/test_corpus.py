@@ -153,8 +153,8 @@ def test_titles(tmp_path):
 PAGES = {
     "guide.md": "Before.\n\n# The *first* `one`\n\nOne is\nhere.\n\n## Empty\n\n### Deep\n\n- a\n- b\n\n"
     "| x | y |\n|---|---|\n| 1 | 2 |\n",
-    "page.html": "<html><head><title>Page</title><style>p {}</style></head><body><nav>Home</nav><p>In <b>bo</b>ld &amp; "
-    "plain.<script>var x = '<h1>no</h1>'</script><h2>Next</h2>Text<br>more</body>",
+    "page.html": "<html><head><title>Page</title><style>p {}</style></head><body><nav>Home</nav><p>In <b>bo</b>ld "
+    "&amp; plain.<script>var x = '<h1>no</h1>'</script><h2>Next</h2>Text<br>more</body>",
     "paper.rst": "Title\n=====\n\nSee :func:`open` and :ref:`there <x>`.\n\n.. toctree::\n\n   a\n\nPart\n----\n\n"
     "Body of *it*.\n\n.. include:: /etc/passwd\n",
 }
