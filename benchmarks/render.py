@@ -64,8 +64,8 @@ def sts(result: dict) -> str:
         f"{tuned[0]['texts']:,} distinct sentences, {tuned[0]['steps']} steps, {tuned[0]['precision']}, mean pooling."
     )
     return (
-        "## Similarity before and after\n\nSpearman x 100 of cosine similarity, the embedded model tuned on the paper's "
-        "10,000 sentences (223 of them are in STS-B test, as in the paper; no labels are used). They come from STS-B's "
+        "## Similarity before and after\n\nSpearman x 100 of cosine similarity, the embedded model tuned on the "
+        "paper's 10,000 sentences (223 are in STS-B test, as in the paper; no labels are used). They come from its "
         "training part, and STS12 to 15 from the same sources: these sets are of the domain of the tuning texts. "
         "SICK-R (captions), BIOSSES (biomedicine) and Multi-SimLex (words) are not. Means over seeds, largest minus "
         f"smallest in brackets.\n\n{table(rows)}\n{size}\n"

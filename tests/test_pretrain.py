@@ -183,3 +183,45 @@ def test_every_pass_sees_all_text_at_other_places(recipe, make_model):
     assert torch.equal(next(blocks.passes(7, skip=9)), first[9])
     with pytest.raises(ValueError, match="49 rows of 12 tokens, fewer than one batch of 100"):
         next(blocks.passes(100))
+
+
+def test_a_tokenizer_that_is_there_and_tokens_that_are_made_before(recipe, run, make_model, tmp_path):
+    make_model("bert").tokenizer.save_pretrained(str(tmp_path / "words"))
+    with pytest.raises(FileNotFoundError):
+        run(0.01, "--tokenizer", tmp_path / "words", "--prepare")  # leaves no result of a run
+    assert not (tmp_path / "model" / "model.safetensors").exists()
+    tokens = next((tmp_path / "model" / "work").glob("*.npy"))
+    made = tokens.stat().st_mtime_ns
+    assert run(0.01, "--tokenizer", tmp_path / "words")["steps"] > 0 and tokens.stat().st_mtime_ns == made
+    ours = SentenceTransformer(str(tmp_path / "model"), device="cpu").tokenizer
+    assert ours.get_vocab() == make_model("bert").tokenizer.get_vocab()
+
+
+def test_the_second_stage(recipe, make_model, texts, tmp_path, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "second_stage", raising=False)
+    import second_stage
+
+    path = tmp_path / "text.txt"
+    rows = [
+        f"What is number {n}?\n{a}\nNumber {n}: {b}" for n in range(4) for a, b in zip(texts, texts[1:], strict=False)
+    ]
+    path.write_text("\n\n\n".join([*rows, "A single line."]), encoding="utf-8")
+    found = list(second_stage.documents(path))
+    assert found[0] == ("What is number 0?", f"{texts[0]} Number 0: {texts[1]}")
+    assert found[-1] == ("", "A single line.") and len(found) == len(rows) + 1
+
+    model = make_model("modernbert")
+    model.save_pretrained(str(tmp_path / "base"))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for mixed in ("0", "1"):
+        arguments = ["--model", tmp_path / "base", "--text", path, "--output", tmp_path / mixed, "--epochs", 2]
+        arguments += ["--batch", 16, "--rate", 1e-3, "--mixed", mixed]
+        monkeypatch.setattr(sys, "argv", ["second_stage.py", *map(str, arguments)])
+        second_stage.main()
+        assert f"{len(found) // 16 * 2} steps on {len(found)} documents" in capsys.readouterr().out
+    moved, same = (SentenceTransformer(str(tmp_path / mixed), device="cpu") for mixed in ("0", "1"))
+    assert {parameter.dtype for parameter in moved.parameters()} == {torch.float32}
+    assert (tmp_path / "0" / "model.safetensors").stat().st_size < sum(t.nbytes for t in before.values())
+    for name, tensor in same.state_dict().items():
+        torch.testing.assert_close(tensor, before[name].half().float())
+    assert any(not torch.allclose(tensor, before[name], atol=1e-3) for name, tensor in moved.state_dict().items())
