@@ -79,6 +79,10 @@ def search_tuning(result: dict) -> str:
         "The recipe `search`, one thing changed at a time. Means over seeds, largest minus smallest in brackets; a "
         "difference smaller than these is none.",
     ]
+
+    def each(runs: list[dict[str, float]], name: str) -> str:
+        return score([one[name] for one in runs if name in one], 1)
+
     models: dict[str, dict[str, dict[str, list[dict]]]] = {}
     for name, runs in by_seed(result["runs"]).items():
         model, domain, variant = name.split("/", 2)
@@ -90,17 +94,14 @@ def search_tuning(result: dict) -> str:
                 for what in ("tuned", "averaged"):
                     if found := [one[what] for one in runs if what in one]:
                         label = variant if what == "tuned" else f"{variant}, averaged"
-                        ranks = [one["nDCG@10"] for one in found]
                         sets = [{key: one[key] for key in one if key != "nDCG@10"} for one in found]
-                        means = [statistics.mean(one.values()) for one in sets]
+                        all_sets = [statistics.mean(one.values()) for one in sets if len(one) > 1]
                         rows.append(
                             {
                                 "": label,
-                                "Cranfield nDCG@10": score(ranks, 1),
-                                "STS-B": score([one["STS-B"] for one in sets], 1),
-                                "SICK-R dev": score([one["SICK-R dev"] for one in sets], 1),
-                                "BIOSSES": score([one["BIOSSES"] for one in sets], 1),
-                                "mean of all similarity": score(means, 1),
+                                "Cranfield nDCG@10": score([one["nDCG@10"] for one in found], 1),
+                                **{name: each(sets, name) for name in ("STS-B", "SICK-R dev", "BIOSSES")},
+                                "mean of all similarity": score(all_sets, 1),
                                 "seconds": "" if "seconds" not in runs[0] else f"{runs[0]['seconds']:.0f}",
                                 "seeds": len(found),
                             }
