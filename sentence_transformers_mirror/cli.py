@@ -82,8 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_argument(
         "--texts",
         required=True,
-        help="txt file (a text a line), csv, tsv, json, jsonl or parquet; or Markdown, reStructuredText or HTML, a file "
-        "or a folder of them, where a heading is the title of what stands below it",
+        help="txt file (a text a line), csv, tsv, json, jsonl or parquet; or Markdown, reStructuredText or HTML, a "
+        "file or a folder of them, where a heading is the title of what stands below it",
     )
     tune.add_argument("--output", required=True, metavar="DIR", help="where to save the tuned model")
     tune.add_argument("--recipe", default="sentence", help=f"{', '.join(RECIPES)} (default: %(default)s)")

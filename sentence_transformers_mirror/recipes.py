@@ -56,9 +56,8 @@ _SENTENCE = Recipe(temperature=0.04, mask=0.1, max_length=50)
 
 RECIPES = {
     "sentence": _SENTENCE,
-    # Measured on a model of 8M parameters (benchmarks/results.md): it moves too little in 50 steps of 2e-5, and of the
-    # rates tried on STS-B dev none is better by more than seeds differ; DropHead alone then beats dropout and mask by
-    # a point, and the mask, which the paper finds to be worth most in models of 110M, adds nothing to it.
+    # For models of a few million parameters that 50 steps of 2e-5 move too little: DropHead alone was better than
+    # dropout and mask on one of 8M. On the embedded model `sentence` is (benchmarks/results.md).
     "sentence-small": replace(_SENTENCE, learning_rate=1e-4, mask=None, dropout=0.0, drophead=0.2),
     # Table 3: instead of dropout; 0.2 for BERT (0.05 for RoBERTa, to be given as drophead=0.05)
     "sentence-drophead": replace(_SENTENCE, dropout=0.0, drophead=0.2),

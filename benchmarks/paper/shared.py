@@ -29,7 +29,7 @@ def parser(description: str, pooling: str = "mean") -> argparse.ArgumentParser:
     add_data(args)
     args.add_argument("--model", default=embedded_model_path(), help="folder or name (default: the embedded model)")
     args.add_argument("--pooling", default=pooling, choices=["mean", "cls"])
-    args.add_argument("--learning-rate", type=float, help="default: the paper's 2e-5, or 1e-4 for the embedded model")
+    args.add_argument("--learning-rate", type=float, default=2e-5, help="default: the paper's %(default)s")
     args.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     args.add_argument("--max-texts", type=int, default=10_000, help="to tune on (default: the paper's %(default)s)")
     return args
@@ -42,15 +42,10 @@ def load(args: argparse.Namespace, pooling: str | None = None) -> SentenceTransf
     )
 
 
-def rate(args: argparse.Namespace) -> float:
-    """The paper's learning rate; a small model needs a larger one (see results.md)."""
-    return args.learning_rate or (1e-4 if args.model == embedded_model_path() else 2e-5)
-
-
 def tuned(args: argparse.Namespace, texts: list[str], recipe: str, seed: int, **overrides: object):
     """A model after one of the paper's recipes."""
     model = load(args)
-    options = {"max_texts": args.max_texts, "learning_rate": rate(args), "guard": False, **overrides}
+    options = {"max_texts": args.max_texts, "learning_rate": args.learning_rate, "guard": False, **overrides}
     mirror_tune(model, texts, recipe, seed=seed, **options)
     return model
 
@@ -121,7 +116,7 @@ def report(
         "pooling": args.pooling,
         "seeds": args.seeds,
         "texts": args.max_texts,
-        "learning rate": rate(args),
+        "learning rate": args.learning_rate,
         "lines": lines,
         "effects": effects(lines, changes),
         "words": words,

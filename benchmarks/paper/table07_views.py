@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import replace
 
-from shared import line, paper_sentences, parser, rate, report, scored, spearman
+from shared import line, paper_sentences, parser, report, scored, spearman
 
 # isort: split
 from ablations import UNMASKED, SameDropout, Variant, char_span, identical  # found once `shared` is imported
@@ -26,7 +26,7 @@ def main() -> None:
     args = parser(__doc__).parse_args()
     sets = scored(args, SEVEN)
     texts = paper_sentences(args.data)[: args.max_texts]
-    plain = replace(UNMASKED, learning_rate=rate(args), ignore_duplicates=False)
+    plain = replace(UNMASKED, learning_rate=args.learning_rate, ignore_duplicates=False)
     still = replace(plain, dropout=0.0)
 
     def variant(recipe, **options) -> Variant:
