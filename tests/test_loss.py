@@ -15,7 +15,7 @@ from pytorch_metric_learning.losses import NTXentLoss
 from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
 
 from sentence_transformers_mirror import CachedMirrorLoss, MirrorLoss, TokenSpanMask, dropout_rate, nt_xent
-from sentence_transformers_mirror.loss import LAYOUT, text_ids
+from sentence_transformers_mirror.loss import LAYOUT, groups_for, text_ids
 
 
 def by_hand(a, b, temperature, row_ids=None, negatives=None, negative_ids=None):
@@ -338,3 +338,10 @@ def test_labels_that_are_no_ids(tiny_model, texts, labels):
     with pytest.raises(ValueError, match="needs a column 'label' of integers, one for each row"):
         MirrorLoss(tiny_model, labels_are_ids=True)(columns, labels)
     assert torch.isfinite(MirrorLoss(tiny_model)(columns, labels))
+
+
+def test_large_batches_are_cut_into_more_groups():
+    for device, rows in (("cpu", 400), ("cuda", 8_192)):
+        groups = [groups_for(device, n) for n in range(2, 2 * rows)]
+        assert groups == sorted(groups) and groups[0] == 1 and groups[-1] == groups[rows - 2] == 8
+    assert groups_for("cuda", 1_024) == 1 and groups_for("cpu", 128) == 4
