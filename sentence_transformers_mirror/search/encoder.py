@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sentence_transformers_mirror.embedding import ONE_AT_A_TIME, embed
+from sentence_transformers_mirror.scalars import whole_number
 from sentence_transformers_mirror.search.identity import Watch, fingerprint
 
 if TYPE_CHECKING:
@@ -41,9 +42,12 @@ class Encoder:
             model = load_model(model)
         if not isinstance(model, SentenceTransformer):
             raise TypeError(f"model must be a SentenceTransformer, or its name or path, not {type(model).__name__}.")
+        dimensions = None if dimensions is None else whole_number(dimensions, "dimensions")
         size = model.get_embedding_dimension()
         if dimensions is not None and not (0 < dimensions and (size is None or dimensions <= size)):
             raise ValueError(f"dimensions must be between 1 and the {size} of the model, not {dimensions}.")
+        limits = [limit for limit in (size, model.truncate_dim, dimensions) if limit is not None]
+        self.width = min(limits, default=None)  # of its vectors, where the model knows
         self.model = model
         self.dimensions = dimensions
         self._watch = Watch(model, dimensions)  # before the fingerprint: a change in between must be seen

@@ -13,8 +13,6 @@ import time
 import types
 from typing import TYPE_CHECKING, Any
 
-from sentence_transformers_mirror._host import count_steps, weights_version
-
 if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
@@ -54,6 +52,8 @@ class Watch:
     """
 
     def __init__(self, model: SentenceTransformer, dimensions: int | None) -> None:
+        from sentence_transformers_mirror._host import count_steps
+
         count_steps()
         self.model, self.dimensions = model, dimensions
         self.note()
@@ -85,6 +85,8 @@ class Watch:
         return found[1:] != self._all[1:] or not _equal(found[0], self._all[0])
 
     def _glance(self) -> tuple:
+        from sentence_transformers_mirror._host import weights_version
+
         return weights_version(self.model), json.dumps(_settings(self.model, self.dimensions), default=_named)
 
     def _look(self) -> tuple:
