@@ -231,7 +231,7 @@ def test_no_name_points_outside_the_folder(saved, name):
     ("texts", "ids", "error", "message"),
     [
         ([], None, ValueError, "nothing to index"),
-        ("the cat", None, TypeError, "list of strings"),
+        ("the cat", None, FileNotFoundError, "strings themselves go into a list"),
         (None, None, TypeError, "list of strings"),
         (["the cat", None], None, TypeError, r"texts\[1\] is None"),
         (["the cat", 3], None, TypeError, r"texts\[1\] is 3"),
@@ -590,9 +590,9 @@ def test_files_as_texts(tiny_model, tmp_path):
         assert [index[item][0] for item in index] == ["the cat", "the list"]
     for name, content, message in (
         ("b.txt", b"\xff\xfe", "Line 1 of .* is not UTF-8"),
-        ("b.csv", b"n\n1\n", "no column 'text'"),
+        ("b.csv", b"n,m\n1,2\n", "no column 'text'"),
         ("b.txt.gz", b"no gzip", "cannot be read as gzip"),
-        ("b.jsonl", b"{{{", "cannot be read as .jsonl"),
+        ("b.jsonl", b"{{{", "Line 1 of .*cannot be read as JSON"),
         ("c.txt", b"\n\n", "nothing to index"),
     ):
         (tmp_path / name).write_bytes(content)

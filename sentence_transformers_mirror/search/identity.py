@@ -46,8 +46,8 @@ def fingerprint(model: SentenceTransformer, dimensions: int | None = None) -> st
 class Watch:
     """Tells whether a model may have changed since it was last looked at, in microseconds.
 
-    torch counts changes in place, but not those of fused optimisers nor those through ``.data``. So optimisers are made
-    to count, a sample of each tensor is compared every time, and all of them now and then: a look at all takes a
+    torch counts changes in place, but not those of fused optimisers nor those through ``.data``. So optimisers are
+    made to count, a sample of each tensor is compared every time, and all of them now and then: a look at all takes a
     fiftieth of the time between two.
     """
 
@@ -80,9 +80,11 @@ class Watch:
             return False
         start = time.perf_counter()
         found = self._look()
+        if found[1:] != self._all[1:] or not _equal(found[0], self._all[0]):
+            return True  # and so it is at every call
         self._looked = time.perf_counter()
         self._takes = self._looked - start
-        return found[1:] != self._all[1:] or not _equal(found[0], self._all[0])
+        return False
 
     def _glance(self) -> tuple:
         from sentence_transformers_mirror._host import weights_version
@@ -175,9 +177,7 @@ def _settings(model: SentenceTransformer, dimensions: int | None) -> dict[str, A
             if getattr(tokenizer, key, None)
         },
         # Not the vocabulary, which takes milliseconds; there is no other way to see these than to write them out.
-        "steps": [
-            _state(getattr(backend, step, None)) for step in ("normalizer", "pre_tokenizer", "post_processor")
-        ],
+        "steps": [_state(getattr(backend, step, None)) for step in ("normalizer", "pre_tokenizer", "post_processor")],
     }
 
 

@@ -66,9 +66,7 @@ def write_structure(save: store.Save, snapshot: Snapshot, kept: Kept | None) -> 
     }
 
 
-def restore(
-    contents: store.Contents, path: str | Path, with_faiss: bool = True
-) -> tuple[Snapshot, ann.Choice]:
+def restore(contents: store.Contents, path: str | Path, with_faiss: bool = True) -> tuple[Snapshot, ann.Choice]:
     """What is searched, and what was asked of it.
 
     Args:
@@ -162,8 +160,8 @@ def _structure_loader(
         finally:
             blob = None  # the structure holds all that was in it
         logger.warning(
-            f"The FAISS structure of the index in {folder} is damaged or missing; it is made again from the vectors, which "
-            "are whole. Save the index to keep it."
+            f"The FAISS structure of the index in {folder} is damaged or missing; it is made again from the vectors, "
+            "which are whole. Save the index to keep it."
         )
         return made()
 

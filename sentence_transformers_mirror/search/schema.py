@@ -60,7 +60,9 @@ def _check_report(report: Any, rows: int) -> None:
 
 def _check_structure(structure: Any, report: dict[str, Any], rows: int) -> None:
     what = "structure "
-    _each(structure, what, file=_file("faiss"), covered=_whole(1, rows), effort=_whole(1, 2**31), depth=_whole(1, 10**4))
+    _each(
+        structure, what, file=_file("faiss"), covered=_whole(1, rows), effort=_whole(1, 2**31), depth=_whole(1, 10**4)
+    )
     _need(set(structure) == {"file", "covered", "held_out", "effort", "depth"}, "structure has other keys")
     held_out = structure["held_out"]
     inside = _whole(0, structure["covered"] - 1)

@@ -96,7 +96,7 @@ def _parsed(text: str, kind: type | tuple[type, ...]) -> Any:
 
 
 def _broken() -> BrokenIndexError:
-    return BrokenIndexError("The ids or metadata of the index are not valid: restore it from a copy or build it again.")
+    return BrokenIndexError("Ids or metadata of the index are not valid: restore it from a copy or build it again.")
 
 
 class Vectors:

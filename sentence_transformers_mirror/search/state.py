@@ -1,7 +1,7 @@
 """What an index is at one moment, and what it is after a change.
 
-Readers take a state once and writers replace it whole, so that a search never sees vectors of one model and the encoder
-of another, and a change that is broken off has not happened.
+Readers take a state once and writers replace it whole, so that a search never sees vectors of one model and the
+encoder of another, and a change that is broken off has not happened.
 """
 
 from __future__ import annotations
