@@ -6,7 +6,7 @@ One place to look when one of them changes; each entry says why it is needed.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -15,6 +15,8 @@ from sentence_transformers.sentence_transformer.data_collator import SentenceTra
 from sentence_transformers.sentence_transformer.losses.adaptive_layer import TransformerDecorator
 from sentence_transformers.sentence_transformer.model_card import SentenceTransformerModelCardCallback
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AttentionInterface, PreTrainedModel, TrainingArguments
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -28,6 +30,7 @@ __all__ = [
     "attention_functions",
     "attention_name",
     "computes_twice",
+    "count_steps",
     "describe_run",
     "encoders",
     "has_native_bf16",
@@ -36,6 +39,7 @@ __all__ = [
     "pack_linear",
     "packed_linear",
     "packs_linears",
+    "raise_versions",
     "register_attention",
     "set_attention",
     "use_one_device",
@@ -150,7 +154,30 @@ class PrivateCardCallback(SentenceTransformerModelCardCallback):
 def weights_version(model: nn.Module) -> tuple:
     """A value that differs after any tensor of a model was replaced or changed in place, found without reading them.
 
-    ``Tensor._version`` counts changes in place; optimisers raise it, and nothing documented tells the same so cheaply.
+    ``Tensor._version`` counts changes in place, and nothing documented tells the same so cheaply. It does not see
+    changes through ``.data``, nor those of fused optimisers before `count_steps` was called.
     """
     tensors = [*model.parameters(), *model.buffers()]
     return tuple((tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in tensors)
+
+
+_counts_steps = False
+
+
+def count_steps() -> None:
+    """Make every optimiser raise the versions of the weights that it changes; fused ones do not by themselves."""
+    global _counts_steps
+    if not _counts_steps:
+        register_optimizer_step_post_hook(_raise_versions)
+        _counts_steps = True
+
+
+def raise_versions(tensors: Iterable[Tensor]) -> None:
+    """Tell whoever watches these tensors that they were changed."""
+    for tensor in tensors:
+        if not tensor.is_inference():
+            increment_version(tensor)
+
+
+def _raise_versions(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
+    raise_versions(tensor for group in optimizer.param_groups for tensor in group["params"])

@@ -13,10 +13,18 @@ from uuid import uuid4
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_from_disk
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
-from sentence_transformers_mirror.documents import has_headings, read_sections
-from sentence_transformers_mirror.files import read_rows
+from sentence_transformers_mirror.files import (
+    column_names,
+    is_table,
+    read_rows,
+    refuse_no_texts,
+    string_columns,
+    text_column,
+)
+from sentence_transformers_mirror.printable import printable
+from sentence_transformers_mirror.scalars import whole_number
 
 _CHUNK = 10_000  # texts at a time as strings of Python
 
@@ -52,10 +60,10 @@ def load_corpus(
     lives in memory, not in a cache.
 
     Args:
-        source: A text file (a text a line, UTF-8, also gzipped), a csv, tsv, json, jsonl or parquet file, a folder
-            written by ``Dataset.save_to_disk``, a ``datasets.Dataset`` or any iterable of strings, or of pairs of
-            title and text. A Markdown, reStructuredText or HTML file, or a folder of such files, gives a text for each
-            heading, which is its title.
+        source: A text file (a text a line, UTF-8, also gzipped), a csv, tsv, json, jsonl (ndjson) or parquet file, a
+            folder written by ``Dataset.save_to_disk``, a ``datasets.Dataset`` or any iterable of strings, or of pairs
+            of title and text. A Markdown, reStructuredText or HTML file, or a folder of such files, gives a text for
+            each heading, which is its title.
         column: The column with the texts; may be left out if there is only one column of strings, or one named "text".
         title: The column with their titles, which may be empty; by default one named "title", if there is one.
         max_texts: Sample so many, if there are more.
@@ -69,8 +77,11 @@ def load_corpus(
 
     Raises:
         FileNotFoundError: If there is no such file.
+        TypeError: If the source is a dictionary or a data frame: pass the list of its texts.
         ValueError: If the source is binary, has no such column, holds something else than strings, or no text at all.
     """
+    if max_texts is not None:
+        max_texts = whole_number(max_texts, "max_texts", 1)
     dropped = {"empty": 0, "duplicate": 0, "undecodable": 0, "sampled out": 0}
     # Arrow holds a text in its bytes and eight more; as strings of Python a corpus is several times its file. Its
     # default pool keeps more for itself, most of all while texts are read.
@@ -126,38 +137,26 @@ def _read(source: object, column: str | None, title: str | None, dropped: dict[s
     elif isinstance(source, (Dataset, IterableDataset)):
         names = source.column_names or list(next(iter(source)))
         wanted = _chosen(names, _text_columns(source), column, title)
-        yield from _rows(source.select_columns(wanted), wanted)
-    elif isinstance(source, Iterable):
-        yield from _pairs(source)
+        rows = enumerate(source.select_columns(wanted))
+        yield from _rows(((f"Row {number} of the dataset", row) for number, row in rows), wanted)
     else:
-        kind = type(source).__name__
-        raise ValueError(f"Texts must be a file, a datasets.Dataset or an iterable of strings, not {kind}.")
+        refuse_no_texts(source)
+        yield from _pairs(source)
 
 
 def _read_path(
     path: Path, column: str | None, title: str | None, dropped: dict[str, int]
 ) -> Iterator[tuple[str, str]]:
-    if path.is_dir():
-        if (path / "dataset_info.json").exists():
-            yield from _read(load_from_disk(str(path)), column, title, dropped)
-            return
-        files = sorted(filter(has_headings, path.rglob("*")))
-        if not files:
-            raise ValueError(
-                f"{str(path)!r} is a folder without a saved dataset in it, or a Markdown, reStructuredText or HTML "
-                "file; name a text file."
-            )
-        for file in files:
-            yield from read_sections(file)
-        return
-    if has_headings(path) and path.is_file():
-        yield from read_sections(path)
-        return
     undecodable: list[int] = []
     rows = read_rows(path, undecodable)
-    if (first := next(rows, None)) is not None:
-        texts = [key for key, value in first.items() if isinstance(value, str)]
-        yield from _rows(chain([first], rows), _chosen(list(first), texts, column, title))
+    if is_table(path):
+        names, rows = column_names(path, rows)
+        if (first := next(rows, None)) is None:
+            return
+        wanted, rows = _chosen(names, string_columns(path, first[1]), column, title), chain([first], rows)
+    else:
+        wanted = _chosen(["text"], ["text"], column, title)
+    yield from _rows(((f"{place.capitalize()} of {str(path)!r}", row) for place, row in rows), wanted)
     dropped["undecodable"] = len(undecodable)
 
 
@@ -167,27 +166,30 @@ def _chosen(names: list[str], texts: list[str], column: str | None, title: str |
         title = "title"
     if title is not None:
         if title not in names:
-            raise ValueError(f"There is no column {title!r}; the columns are {', '.join(names)}.")
+            raise ValueError(f"There is no column {title!r}; the columns are {', '.join(map(printable, names))}.")
         texts = [name for name in texts if name != title]
-    return [_choose_column(names, texts, column), *([title] if title is not None else [])]
+    return [text_column(names, texts, column), *([title] if title is not None else [])]
 
 
-def _rows(rows: Iterable[dict[str, object]], wanted: list[str]) -> Iterator[tuple[str, str]]:
+def _rows(rows: Iterable[tuple[str, dict[str, object]]], wanted: list[str]) -> Iterator[tuple[str, str]]:
     text, *title = wanted
-    for index, row in enumerate(rows):
-        heading = row[title[0]] if title else ""
+    for place, row in rows:
+        heading = row.get(title[0]) if title else None
+        value = row.get(text)  # where there is none, it is counted with the blank ones
         yield (
-            "" if heading is None else _string(heading, index, f"column {title[0]!r}" if title else ""),
-            _string(row[text], index, f"column {text!r}"),
+            "" if heading is None else _string(heading, f"{place}, column {title[0]!r},"),
+            "" if value is None else _string(value, f"{place}, column {text!r},"),
         )
 
 
 def _pairs(values: Iterable[object]) -> Iterator[tuple[str, str]]:
     for index, value in enumerate(values):
+        where = f"Row {index} of texts"
         if isinstance(value, (tuple, list)) and len(value) == 2:
-            yield tuple(_string(part, index, "texts") for part in value)
+            title, text = value
+            yield "" if title is None else _string(title, where), _string(text, where)
         else:
-            yield "", _string(value, index, "texts")
+            yield "", _string(value, where)
 
 
 def _text_columns(dataset: Dataset | IterableDataset) -> list[str]:
@@ -195,21 +197,13 @@ def _text_columns(dataset: Dataset | IterableDataset) -> list[str]:
     return [name for name, feature in features.items() if getattr(feature, "dtype", "") in ("string", "large_string")]
 
 
-def _choose_column(names: list[str], texts: list[str], column: str | None) -> str:
-    if column is not None:
-        if column not in names:
-            raise ValueError(f"There is no column {column!r}; the columns are {', '.join(names)}.")
-        return column
-    if "text" in names:
-        return "text"
-    if len(texts) == 1:
-        return texts[0]
-    raise ValueError(f"Which column holds the texts? Name it with column=, one of {', '.join(texts or names)}.")
-
-
-def _string(value: object, index: int, what: str) -> str:
+def _string(value: object, where: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"Row {index} of {what} is {value!r:.50}, not a string; leave such rows out.")
+        raise ValueError(f"{where} is {value!r:.50}, not a string; leave such rows out.")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{where} is {value!r:.50}, with half a character (a lone surrogate); repair it.") from None
     return value
 
 

@@ -1,80 +1,325 @@
-"""The rows of a file: what `datasets` reads, or a text a line."""
+"""The one reader of files: what stands in them, row by row, and nothing that is guessed from other rows.
+
+Nothing is cached, and exactly the named file is opened. A cell of csv and tsv is a string; `typed` says which number
+it is, if any. Values of json are those of JSON, and those of parquet its own.
+"""
 
 from __future__ import annotations
 
+import csv
 import gzip
-from collections.abc import Iterator
+import itertools
+import json
+import math
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-# By suffix: the builder of `datasets` that reads it and its options. Any other file holds a text a line.
-_TABLES = {
-    ".csv": ("csv", {}),
-    ".tsv": ("csv", {"sep": "\t"}),
-    ".json": ("json", {}),
-    ".jsonl": ("json", {}),
-    ".parquet": ("parquet", {}),
-}
+from sentence_transformers_mirror.documents import has_headings, read_sections
+from sentence_transformers_mirror.printable import printable
+
+_CELLS = {".csv": ",", ".tsv": "\t"}
+_JSON_LINES = {".jsonl", ".ndjson", ".jsonlines"}
+_TABLES = {*_CELLS, *_JSON_LINES, ".json", ".parquet"}
+_PEEK = 1_000  # rows, in which the columns of a file of JSON are looked for
+NAMES = "csv, tsv, json, jsonl (ndjson) or parquet"
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file has columns, by its name: csv, tsv, json, jsonl or parquet, also gzipped."""
-    return _suffix(path) in _TABLES
+    """Whether a file has columns, by its name: csv, tsv, json, jsonl, ndjson or parquet, also gzipped; or sections."""
+    return _suffix(path) in _TABLES or has_headings(path) or path.is_dir()
 
 
-def read_rows(path: Path, undecodable: list[int] | None = None) -> Iterator[dict[str, Any]]:
-    """Read a file row by row, without a copy of it in a cache.
+def has_cells(path: Path) -> bool:
+    """Whether its values are cells, for `typed`: csv and tsv."""
+    return _suffix(path) in _CELLS
+
+
+def typed(cell: str | None) -> str | int | float | None:
+    """A cell of csv or tsv as the int or float that is written in just this way; anything else as it stands.
+
+    It is typed by itself alone: ``7`` is an int and ``007`` is not, ``0.5`` is a float and ``1e5``, ``NA`` and ``inf``
+    are strings.
+    """
+    if not cell or cell[0] not in "-0123456789" or len(cell) > 400:
+        return cell
+    for kind in (int, float):
+        try:
+            if str(number := kind(cell)) == cell and math.isfinite(number):
+                return number
+        except (ValueError, OverflowError):
+            pass
+    return cell
+
+
+def refuse_no_texts(source: object) -> None:
+    """Refuse what would be iterated over the names of its columns, or over the letters of a text.
+
+    Raises:
+        TypeError: If it is a dictionary or a table in memory, bytes, or cannot be iterated.
+    """
+    kind = type(source).__name__
+    if isinstance(source, dict) or hasattr(source, "iterrows") or hasattr(source, "to_pylist"):
+        raise TypeError(
+            f"texts is one {kind}, whose rows are not texts: pass the list of its texts, such as [*column]."
+        )
+    if isinstance(source, (bytes, bytearray)) or not isinstance(source, Iterable):
+        raise TypeError(f"texts must be a list of strings, a file or a datasets.Dataset, not one {kind}.")
+
+
+def read_rows(path: Path, undecodable: list[int] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Read a file, or a folder of documents or of a saved dataset, row by row.
 
     Args:
-        path: A table, or any other file, a text a line in UTF-8, also gzipped.
-        undecodable: Receives the numbers of the lines that are not UTF-8, which are then left out.
+        path: A csv, tsv, json, jsonl or parquet file; Markdown, reStructuredText or HTML, or a folder of these; a
+            folder of ``Dataset.save_to_disk``; or any other file, a text a line in UTF-8. All may be gzipped but
+            parquet and documents.
+        undecodable: Receives the numbers of the lines of texts that are not UTF-8, which are then left out.
 
     Returns:
-        The rows of a table; of any other file each line, blank ones too, as ``text`` without white space around it.
+        For each row where it is, such as ``line 3``, and its values. Sections of documents have a ``title`` and a
+        ``text``. Each line of any other file, blank ones too, is a ``text`` without white space around it. A tsv is
+        quoted like a csv if every quotation mark in it fits that; else quotation marks are as other characters.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read; or if a line is not UTF-8, where ``undecodable`` is None, or none is.
+        ValueError: If it cannot be read, naming the line; a row is longer than its header; a line is not UTF-8, where
+            ``undecodable`` is None, or none is.
     """
-    if not path.is_file():
+    if path.is_dir():
+        yield from _folder(path)
+        return
+    if not path.exists():
         raise FileNotFoundError(f"There is no file {str(path)!r}; check the path (strings themselves go into a list).")
-    yield from (_table(path) if is_table(path) else _lines(path, undecodable))
+    suffix = _suffix(path)
+    try:
+        if has_headings(path):
+            yield from _sections(path)
+        elif suffix in _CELLS:
+            yield from _cells(path, _CELLS[suffix])
+        elif suffix in _JSON_LINES:
+            yield from _json_lines(path)
+        elif suffix == ".json":
+            yield from _json(path)
+        elif suffix == ".parquet":
+            yield from _parquet(path)
+        else:
+            yield from _lines(path, undecodable)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as gzip: {error}.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{str(path)!r} is not UTF-8 ({error.reason}: {error.object[error.start : error.end]!r}); convert it."
+        ) from None
+
+
+def column_names(path: Path, rows: Iterator[tuple[str, dict[str, Any]]]) -> tuple[list[str], Iterator]:
+    """The names of the columns, and all rows again: rows of JSON need not have the same, so some are looked at."""
+    peeked = list(itertools.islice(rows, _PEEK if _suffix(path) in {*_JSON_LINES, ".json"} else 1))
+    names = dict.fromkeys(name for _, row in peeked for name in row)
+    return list(names), itertools.chain(peeked, rows)
+
+
+def string_columns(path: Path, row: dict[str, Any]) -> list[str]:
+    """The columns that hold strings, by a row; all where there is none."""
+    cells = has_cells(path)
+    return [name for name, value in row.items() if isinstance(typed(value) if cells else value, str)] or list(row)
+
+
+def text_column(names: list[str], strings: list[str], column: str | None) -> str:
+    """The column that holds the texts: the one asked for, "text", or the only one of strings.
+
+    Raises:
+        ValueError: If it is not there, or there are several.
+    """
+    if column is not None:
+        if column not in names:
+            raise ValueError(f"There is no column {column!r}; the columns are {', '.join(map(printable, names))}.")
+        return column
+    if "text" in names:
+        return "text"
+    if len(strings) == 1:
+        return strings[0]
+    raise ValueError(
+        f"There is no column 'text'. Which column holds the texts? Name it with column=, one of "
+        f"{', '.join(map(printable, strings or names))}."
+    )
 
 
 def _suffix(path: Path) -> str:
-    return (Path(path.stem).suffix if path.suffix == ".gz" else path.suffix).lower()
+    return (Path(path.stem).suffix if path.suffix.lower() == ".gz" else path.suffix).lower()
 
 
-def _table(path: Path) -> Iterator[dict[str, Any]]:
-    from datasets import load_dataset
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
 
-    builder, options = _TABLES[_suffix(path)]
-    try:
-        yield from load_dataset(builder, data_files=str(path), split="train", streaming=True, **options)
-    except Exception as error:
-        while error.__cause__ is not None:
-            error = error.__cause__
+
+def _folder(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    if (path / "dataset_info.json").exists():
+        from datasets import load_from_disk
+
+        try:
+            dataset = load_from_disk(str(path))
+        except Exception as error:  # of a damaged one, anything
+            raise ValueError(f"{str(path)!r} cannot be read as a saved dataset: {error}.") from error
+        yield from ((f"row {number}", row) for number, row in enumerate(dataset, start=1))
+        return
+    files = sorted(filter(has_headings, path.rglob("*")))
+    if not files:
         raise ValueError(
-            f"{str(path)!r} cannot be read as {_suffix(path)}: {type(error).__name__}: {error}"
-        ) from error
+            f"{str(path)!r} is a folder without a saved dataset in it, or a Markdown, reStructuredText or HTML "
+            "file; name a text file."
+        )
+    for file in files:
+        yield from _sections(file)
 
 
-def _lines(path: Path, undecodable: list[int] | None) -> Iterator[dict[str, str]]:
-    lines = 0
+def _sections(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, (title, text) in enumerate(read_sections(path), start=1):
+        yield f"section {number} of {path.name!r}", {"title": title, "text": text}
+
+
+def _cells(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a text may be long
+    quoting = csv.QUOTE_MINIMAL
+    if delimiter == "\t" and not _is_quoted(path):
+        quoting = csv.QUOTE_NONE
+    with _open(path) as binary, TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=quoting == csv.QUOTE_MINIMAL)
+        try:
+            header = next((row for row in reader if row), [])
+            twice = [name for name in header if name and header.count(name) > 1]
+            if twice:
+                raise ValueError(f"{str(path)!r} has two columns {twice[0]!r}: rename one.")
+            for row in reader:
+                if len(row) > len(header):
+                    raise ValueError(
+                        f"Line {reader.line_num} of {str(path)!r} has {len(row)} cells and the header {len(header)}: "
+                        "put cells that contain the delimiter between quotation marks."
+                    )
+                if row:
+                    row += [None] * (len(header) - len(row))
+                    yield f"line {reader.line_num}", dict(zip(header, row, strict=True))
+        except csv.Error as error:
+            raise ValueError(f"Line {reader.line_num} of {str(path)!r} cannot be read: {error}.") from error
+
+
+def _is_quoted(path: Path) -> bool:
+    """Whether every quotation mark in a tsv opens a cell, closes it, or is doubled in one."""
+    with _open(path) as binary, TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
+        if not any('"' in line for line in file):
+            return False
+    with _open(path) as binary, TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
+        watched = _Bare(file)
+        reader = csv.reader(watched, delimiter="\t", strict=True)
+        try:
+            header = next((row for row in reader if row), [])
+            return all(len(row) <= len(header) for row in reader) and not watched.bare
+        except csv.Error:
+            return False
+
+
+class _Bare:
+    """Lines of a file, and whether a cell that is not quoted has a quotation mark in it."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines, self.bare, self._inside = iter(lines), False, False
+
+    def __iter__(self) -> _Bare:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        if '"' in line:
+            for cell in line.rstrip("\r\n").split("\t"):
+                if not self._inside and not cell.startswith('"'):
+                    self.bare = self.bare or '"' in cell
+                elif cell.count('"') % 2:
+                    self._inside = not self._inside
+        return line
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    with _open(path) as file:
+        for number, line in enumerate(file, start=1):
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            if text.strip():
+                yield f"line {number}", _object(text, f"Line {number} of {str(path)!r}")
+
+
+def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    with _open(path) as file:
+        text = file.read().decode("utf-8-sig")
+    if not text.lstrip().startswith("["):
+        try:
+            found = [_parsed(text)]
+        except ValueError:  # or an object a line
+            yield from _json_lines(path)
+            return
+    else:
+        try:
+            found = _parsed(text)
+        except ValueError as error:
+            raise ValueError(f"{str(path)!r} cannot be read as JSON: {error}.") from error
+    del text
+    for number, row in enumerate(found, start=1):
+        yield f"row {number}", _named(row, f"Row {number} of {str(path)!r}")
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for lines, line in enumerate(file, start=1):
-                if b"\0" in line:
-                    raise ValueError(f"{str(path)!r} is no text file (a zero byte in line {lines}); save it as UTF-8.")
-                try:
-                    yield {"text": line.decode("utf-8-sig" if lines == 1 else "utf-8").strip()}
-                except UnicodeDecodeError:
-                    if undecodable is None:
-                        raise ValueError(
-                            f"Line {lines} of {str(path)!r} is not UTF-8; convert the file first."
-                        ) from None
-                    undecodable.append(lines)
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read as gzip: {error}.") from error
+        row = _parsed(text)
+    except ValueError as error:
+        raise ValueError(f"{where} cannot be read as JSON: {error}.") from error
+    return _named(row, where)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _named(row: Any, where: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise ValueError(f'{where} is no object such as {{"text": "..."}} but {row!r:.40}.')
+    return row
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(10_000):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"row {number}", row
+    except (pa.ArrowException, OSError, OverflowError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as parquet: {' '.join(str(error).split())[:200]}.") from error
+
+
+def _lines(path: Path, undecodable: list[int] | None) -> Iterator[tuple[str, dict[str, str]]]:
+    lines = 0
+    with _open(path) as file:
+        for lines, line in enumerate(file, start=1):
+            if b"\0" in line:
+                raise ValueError(f"{str(path)!r} is no text file (a zero byte in line {lines}); save it as UTF-8.")
+            try:
+                yield f"line {lines}", {"text": line.decode("utf-8-sig" if lines == 1 else "utf-8").strip()}
+            except UnicodeDecodeError:
+                if undecodable is None:
+                    raise ValueError(f"Line {lines} of {str(path)!r} is not UTF-8; convert the file first.") from None
+                undecodable.append(lines)
     if lines and undecodable is not None and len(undecodable) == lines:
         raise ValueError(f"{str(path)!r} is not UTF-8: no line of it could be decoded; convert it to UTF-8 first.")

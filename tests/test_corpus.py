@@ -111,16 +111,16 @@ def test_bad_sources(tmp_path):
         load_corpus(tmp_path / "absent.txt")
     with pytest.raises(ValueError, match="folder without a saved dataset"):
         load_corpus(tmp_path)
-    with pytest.raises(ValueError, match="must be a file"):
+    with pytest.raises(TypeError, match="list of strings"):
         load_corpus(3)
     (tmp_path / "image.txt").write_bytes(b"\x89PNG\0\0")
     with pytest.raises(ValueError, match="zero byte in line 1"):
         load_corpus(tmp_path / "image.txt")
     (tmp_path / "broken.json").write_text("{not json")
-    with pytest.raises(ValueError, match="cannot be read as .json"):
+    with pytest.raises(ValueError, match="cannot be read as JSON"):
         load_corpus(tmp_path / "broken.json")
     (tmp_path / "empty.csv").write_text("")
-    with pytest.raises(ValueError, match="cannot be read as .csv"):
+    with pytest.raises(ValueError, match="has no text"):
         load_corpus(tmp_path / "empty.csv")
     (tmp_path / "no.gz").write_text("no gzip")
     with pytest.raises(ValueError, match="cannot be read"):

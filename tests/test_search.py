@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers_mirror.search import Hit, SearchIndex, ann, store
 from sentence_transformers_mirror.search.encoder import Encoder
 from sentence_transformers_mirror.search.segments import Vectors
-from sentence_transformers_mirror.search.store import BrokenIndexError
+from sentence_transformers_mirror.search.store import BrokenIndexError, ConflictError
 
 TEXTS = [
     "open the file and read the first line",
@@ -160,7 +161,14 @@ def test_without_a_model_it_loads_but_does_not_search(saved):
 def test_saving_over_an_index_leaves_only_the_new_one(saved, tmp_path):
     folder, model = saved
     (folder / "notes.txt").write_text("mine")
-    SearchIndex.build(model, TEXTS[:2]).save(folder)
+    other = SearchIndex.build(model, TEXTS[:2])
+    with pytest.raises(ConflictError, match="overwrite=True"):
+        other.save(folder)
+    with pytest.raises(ConflictError, match="overwrite=True"):
+        SearchIndex.build(model, TEXTS[:2], path=folder)
+    assert len(SearchIndex.load(folder, model=model)) == 6
+    other.save(folder, overwrite=True)
+    other.save(folder)  # its own
     assert len(SearchIndex.load(folder, model=model)) == 2
     assert len(list(folder.iterdir())) == 5 and (folder / "notes.txt").exists()  # and a manifest and a lock
 
@@ -172,7 +180,7 @@ def test_a_failed_save_leaves_the_old_index(saved, monkeypatch, call):
     with monkeypatch.context() as patch:
         patch.setattr(os, call, lambda *_: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
-            other.save(folder)
+            other.save(folder, overwrite=True)
     assert SearchIndex.load(folder, model=model).search("the cat") == index.search("the cat")
 
 
@@ -223,7 +231,7 @@ def test_no_name_points_outside_the_folder(saved, name):
     ("texts", "ids", "error", "message"),
     [
         ([], None, ValueError, "nothing to index"),
-        ("the cat", None, TypeError, "list of strings"),
+        ("the cat", None, FileNotFoundError, "strings themselves go into a list"),
         (None, None, TypeError, "list of strings"),
         (["the cat", None], None, TypeError, r"texts\[1\] is None"),
         (["the cat", 3], None, TypeError, r"texts\[1\] is 3"),
@@ -277,7 +285,7 @@ def test_zero_and_nan_vectors_are_refused_with_their_text(tiny_model, value):
     with pytest.raises(ValueError, match="1 of 3 texts .*'write the list'"):
         SearchIndex.build(spoiled, ["the cat", "write the list", "open the file and read the first line"])
     index = SearchIndex.build(tiny_model, TEXTS)
-    index._encoder = Encoder(spoiled)
+    index._state = dataclasses.replace(index._state, encoder=Encoder(spoiled))
     with pytest.raises(ValueError, match="'the cat'"):
         index.search(["the cat", "write the list"])
 
@@ -489,7 +497,7 @@ def test_built_on_disk_is_as_built_in_memory(tiny_model, tmp_path, monkeypatch):
         (TEXTS, "abcde", "ids"),
     ):
         with pytest.raises(ValueError, match=message):
-            SearchIndex.build(tiny_model, texts, ids=ids, path=tmp_path / "index")
+            SearchIndex.build(tiny_model, texts, ids=ids, path=tmp_path / "index", overwrite=True)
     assert sorted(file.name for file in (tmp_path / "index").iterdir()) == before
     assert on_disk.add(["more"]) == [0] and "more" == on_disk[0][0]
 
@@ -582,9 +590,9 @@ def test_files_as_texts(tiny_model, tmp_path):
         assert [index[item][0] for item in index] == ["the cat", "the list"]
     for name, content, message in (
         ("b.txt", b"\xff\xfe", "Line 1 of .* is not UTF-8"),
-        ("b.csv", b"n\n1\n", "no column 'text'"),
+        ("b.csv", b"n,m\n1,2\n", "no column 'text'"),
         ("b.txt.gz", b"no gzip", "cannot be read as gzip"),
-        ("b.jsonl", b"{{{", "cannot be read as .jsonl"),
+        ("b.jsonl", b"{{{", "Line 1 of .*cannot be read as JSON"),
         ("c.txt", b"\n\n", "nothing to index"),
     ):
         (tmp_path / name).write_bytes(content)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sentence_transformers_mirror.embedding import ONE_AT_A_TIME, embed
+from sentence_transformers_mirror.scalars import whole_number
+from sentence_transformers_mirror.search.identity import Watch, fingerprint
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -42,13 +42,16 @@ class Encoder:
             model = load_model(model)
         if not isinstance(model, SentenceTransformer):
             raise TypeError(f"model must be a SentenceTransformer, or its name or path, not {type(model).__name__}.")
+        dimensions = None if dimensions is None else whole_number(dimensions, "dimensions")
         size = model.get_embedding_dimension()
         if dimensions is not None and not (0 < dimensions and (size is None or dimensions <= size)):
             raise ValueError(f"dimensions must be between 1 and the {size} of the model, not {dimensions}.")
+        limits = [limit for limit in (size, model.truncate_dim, dimensions) if limit is not None]
+        self.width = min(limits, default=None)  # of its vectors, where the model knows
         self.model = model
         self.dimensions = dimensions
+        self._watch = Watch(model, dimensions)  # before the fingerprint: a change in between must be seen
         self.fingerprint = fingerprint(model, dimensions)
-        self._seen = self._glance()
 
     def queries(self, texts: list[str]) -> np.ndarray:
         """Unit vectors of queries, shape (texts, dimension), float32.
@@ -76,7 +79,7 @@ class Encoder:
         Raises:
             ValueError: If the model was changed since the encoder was made, or a vector is zero or not finite.
         """
-        self.verify()
+        self.verify(share=10)  # what is wrong here stays in the index
         vectors = embed(
             self.model,
             texts,
@@ -85,27 +88,26 @@ class Encoder:
             done=done,
             truncate_dim=self.dimensions,
         )
+        self.verify()  # nor may it have changed meanwhile
         return unit(vectors, texts)
 
-    def verify(self) -> None:
+    def verify(self, share: int = 50) -> None:
         """Refuse a model that was changed, as tuning does in place; its queries are no match for the old vectors.
+
+        Args:
+            share: As in `Watch.changed`.
 
         Raises:
             ValueError: If it was.
         """
-        seen = self._glance()
-        if seen != self._seen:
+        if self._watch.changed(share):
+            watch = Watch(self.model, self.dimensions)
             if fingerprint(self.model, self.dimensions) != self.fingerprint:
                 raise ValueError(
                     "The model was changed since it built this index (tuned, or given other settings), and its "
                     "queries no longer match: call index.rebuild(model)."
                 )
-            self._seen = seen
-
-    def _glance(self) -> tuple:
-        from sentence_transformers_mirror._host import weights_version
-
-        return weights_version(self.model), json.dumps(_settings(self.model, self.dimensions), sort_keys=True)
+            self._watch = watch
 
 
 def unit(vectors: np.ndarray, texts: Sequence[object]) -> np.ndarray:
@@ -127,33 +129,3 @@ def unit(vectors: np.ndarray, texts: Sequence[object]) -> np.ndarray:
                 f"first {texts[unusable[0]]!r:.60}: leave such texts out or repair the model."
             )
     return (vectors / np.sqrt(squares)[:, None]).astype(np.float32, copy=False)
-
-
-def fingerprint(model: SentenceTransformer, dimensions: int | None = None) -> str:
-    """SHA-256 of all that decides on a vector: weights, modules, pooling, prompts and truncation."""
-    import torch
-
-    digest = hashlib.sha256(json.dumps(_settings(model, dimensions), sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        # As bytes, because numpy has no bfloat16.
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _settings(model: SentenceTransformer, dimensions: int | None) -> dict:
-    from sentence_transformers.sentence_transformer.modules import Pooling
-
-    return {
-        "modules": [type(module).__name__ for module in model],
-        # What is off or empty does not count: a later release of the host may add such settings.
-        "pooling": [
-            {key: value for key, value in module.get_config_dict().items() if value}
-            for module in model.modules()
-            if isinstance(module, Pooling)
-        ],
-        "prompts": {name: prompt for name, prompt in model.prompts.items() if prompt},
-        "default_prompt_name": model.default_prompt_name,
-        "max_seq_length": model.max_seq_length,
-        "truncate_dim": dimensions or model.truncate_dim,
-    }

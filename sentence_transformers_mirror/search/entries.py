@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
-from sentence_transformers_mirror.files import is_table, read_rows
+from sentence_transformers_mirror.files import (
+    column_names,
+    has_cells,
+    read_rows,
+    refuse_no_texts,
+    string_columns,
+    text_column,
+    typed,
+)
+from sentence_transformers_mirror.printable import printable
+from sentence_transformers_mirror.scalars import plain
 from sentence_transformers_mirror.search.segments import SCHEMA
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+_HALF = re.compile(r"\\ud[89a-f]")  # how JSON writes a half of a pair
+_DEEPEST = 64  # lists and dictionaries within each other
+_LONGEST_ID = 14_000  # bits: Python reads no longer numbers
 
 
 @dataclass(frozen=True)
@@ -46,7 +63,7 @@ def windows(
     """Read entries in windows, so that a corpus need not fit memory.
 
     Args:
-        texts: Strings, none of them blank; a ``datasets.Dataset`` with a column ``text``; or the path of a text file.
+        texts: Strings, none of them blank; a ``datasets.Dataset`` with a column ``text``; or the path of a file.
         ids: An int or str per text, all different; or None.
         metadata: A dictionary of JSON values, or None, per text; or None.
         size: Entries in a window.
@@ -57,6 +74,9 @@ def windows(
         ValueError: If a text is blank or no valid Unicode, or there are more or fewer ids or metadata than texts.
     """
     source, missing = iter(_strings(texts)), object()
+    for name, given in (("ids", ids), ("metadata", metadata)):
+        if given is not None and (isinstance(given, Mapping) or not isinstance(given, Iterable)):
+            raise TypeError(f"{name} must be a list, one per text, not one {type(given).__name__}.")
     columns = [None if values is None else iter(values) for values in (ids, metadata)]
     read = 0
     while True:
@@ -97,6 +117,15 @@ def check_text(text: object, what: str) -> None:
         raise TypeError(f"{what} is {text!r:.60} and no string: leave it out or convert it.")
     if not text.strip():
         raise ValueError(f"{what} is blank, and would match anything: leave it out.")
+    check_unicode(text, what)
+
+
+def check_unicode(text: str, what: str) -> None:
+    """Refuse what cannot be written as UTF-8.
+
+    Raises:
+        ValueError: If it cannot.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -111,11 +140,15 @@ def check_id(item: object) -> int | str:
     Raises:
         TypeError: If it is neither.
     """
-    if isinstance(item, np.integer):
-        return int(item)
+    item = plain(item)
     if not isinstance(item, (int, str)) or isinstance(item, bool):
         raise TypeError(f"The id {item!r:.60} is neither int nor str: convert it.")
-    return str(item) if isinstance(item, str) else int(item)
+    if isinstance(item, str):
+        check_unicode(item, "The id")
+        return str(item)
+    if item.bit_length() > _LONGEST_ID:
+        raise ValueError(f"An id of {item.bit_length():,} bits is too long: pass it as a shorter string.")
+    return int(item)
 
 
 def check_new(ids: Iterable[int | str], taken: set[int | str] | dict[int | str, int], present: str) -> None:
@@ -135,9 +168,11 @@ def _json(metadata: Mapping[str, Any] | None) -> str | None:
     if metadata is None:
         return None
     try:
-        text = json.dumps(metadata, allow_nan=False)
-        if isinstance(metadata, dict) and json.loads(text) == metadata:
-            return text if metadata else None
+        text = json.dumps(metadata, allow_nan=False, default=_plain_number)
+        if isinstance(metadata, dict) and json.loads(text) == metadata and not _too_deep(text, metadata):
+            if _HALF.search(text):
+                json.dumps(metadata, ensure_ascii=False, default=_plain_number).encode()
+            return text
     except (TypeError, ValueError, RecursionError):
         pass
     raise TypeError(
@@ -146,13 +181,29 @@ def _json(metadata: Mapping[str, Any] | None) -> str | None:
     )
 
 
+def _plain_number(value: Any) -> Any:
+    found = plain(value)
+    if type(found) not in (int, float, bool, str):
+        raise TypeError
+    return found
+
+
+def _too_deep(text: str, value: Any) -> bool:
+    """Whether lists and dictionaries lie in each other so deeply that a later reader may give up."""
+    if text.count("[") + text.count("{") <= _DEEPEST:
+        return False
+    layer, depth = [value], 0
+    while layer and depth <= _DEEPEST:
+        depth += 1
+        inner = [part for one in layer for part in (one.values() if isinstance(one, dict) else one)]
+        layer = [part for part in inner if isinstance(part, (dict, list))]
+    return bool(layer)
+
+
 def _strings(texts: Iterable[str] | Dataset | Path) -> Iterable[str]:
-    if isinstance(texts, Path):
-        return columns(texts)[0]
-    if isinstance(texts, str) or not isinstance(texts, Iterable):
-        raise TypeError(
-            f"texts must be a list of strings, or a pathlib.Path of a file, not one {type(texts).__name__}."
-        )
+    if isinstance(texts, (str, Path)):
+        return columns(Path(texts))[0]
+    refuse_no_texts(texts)
     names = getattr(texts, "column_names", None)  # of a datasets.Dataset, without importing datasets for all others
     if names is not None:
         if "text" not in names:
@@ -162,33 +213,64 @@ def _strings(texts: Iterable[str] | Dataset | Path) -> Iterable[str]:
 
 
 def columns(
-    path: Path, text: str | None = None, item: str | None = None, metadata: Sequence[str] = ()
+    path: Path,
+    text: str | None = None,
+    item: str | None = None,
+    metadata: Sequence[str] = (),
+    skipped: list[str] | None = None,
 ) -> tuple[Iterator[str], Iterator[int | str] | None, Iterator[dict[str, Any]] | None]:
     """Texts, ids and metadata of a file, by the names of its columns; read as they are asked for.
 
     Args:
-        path: A csv, tsv, json, jsonl or parquet file; any other holds a text a line and has no other columns.
-        text: The column of the texts; by default the one named "text".
+        path: As in `files.read_rows`. What is no table holds a text a line and has no other columns.
+        text: The column of the texts; by default the one named "text", or the only other one of strings.
         item: The column of the ids, if there is one.
         metadata: Columns of metadata.
+        skipped: Receives where the rows are that have no text and are left out; without it, a warning is logged.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read or has no such column.
+        TypeError, ValueError: If it cannot be read, has no such column, or a row holds no text, id or metadata,
+            naming the row.
     """
-    rows = read_rows(path)
-    if not is_table(path):
-        rows = (row for row in rows if row["text"])
+    names, rows = column_names(path, read_rows(path))
     first = next(rows, None)
     if first is None:
         return iter(()), None, None
-    text = text or "text"
     for name in (text, item, *metadata):
-        if name is not None and name not in first:
-            raise ValueError(f"{str(path)!r} has no column {name!r}; the columns are {', '.join(map(str, first))}.")
-    texts, ids, extra = itertools.tee(itertools.chain([first], rows), 3)
+        if name is not None and name not in names:
+            there = ", ".join(map(printable, names))
+            raise ValueError(f"{str(path)!r} has no column {name!r}; the columns are {there}.")
+    others = {item, *metadata}
+    text = text_column(names, [name for name in string_columns(path, first[1]) if name not in others], text)
+    convert = typed if has_cells(path) else (lambda value: value)
+
+    def checked() -> Iterator[tuple[str, Any, dict[str, Any]]]:
+        blank = [] if skipped is None else skipped
+        for place, row in itertools.chain([first], rows):
+            found = row.get(text)
+            if found is None or (isinstance(found, str) and not found.strip()):
+                blank.append(place)
+                continue
+            extra = {name: convert(row.get(name)) for name in metadata}
+            number = None if item is None else convert(row.get(item))
+            try:
+                check_text(found, f"column {text!r}")
+                if item is not None:
+                    if number is None or number == "":
+                        raise ValueError(f"column {item!r} is empty and holds no id.")
+                    check_id(number)
+                if metadata:
+                    _json(extra)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{place.capitalize()} of {str(path)!r}: {error}") from None
+            yield found, number, extra
+        if blank and skipped is None:
+            logger.warning(f"{len(blank):,} rows of {str(path)!r} have no text and are left out, first {blank[0]}.")
+
+    texts, ids, extra = itertools.tee(checked(), 3)
     return (
-        (row[text] for row in texts),
-        None if item is None else (row[item] for row in ids),
-        ({name: row[name] for name in metadata} for row in extra) if metadata else None,
+        (row[0] for row in texts),
+        None if item is None else (row[1] for row in ids),
+        (row[2] for row in extra) if metadata else None,
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from sentence_transformers_mirror.printable import printable
+from sentence_transformers_mirror.scalars import plain
 from sentence_transformers_mirror.search.segments import Segment, Snapshot
 
 Where = Mapping[str, Any]
@@ -53,16 +54,18 @@ def mask(snapshot: Snapshot, where: Where) -> np.ndarray:
             passed[column.rows[passes[column.codes]]] = True
             allowed[start : start + len(segment)] &= passed
         if not known:
-            keys = ", ".join(sorted({key for segment in snapshot.segments for key in _keys(segment)})) or "none"
-            raise ValueError(f"No entry has a value under {key!r} in its metadata; the keys are: {keys}.")
+            keys = sorted({key for segment in snapshot.segments for key in _keys(segment)})
+            there = ", ".join(printable(f"{key:.60}") for key in keys[:50]) or "none"
+            raise ValueError(f"No entry has a value under {key!r:.60} in its metadata; the keys are: {there}.")
     return allowed
 
 
 def _test(key: str, wanted: Any) -> Callable[[Any], bool]:
     if callable(wanted):
         return lambda value: bool(wanted(value))
-    several = isinstance(wanted, Collection) and not isinstance(wanted, (str, bytes, Mapping))
-    options = list(wanted) if several else [wanted]
+    wanted = plain(wanted)
+    several = hasattr(wanted, "__iter__") and not isinstance(wanted, (str, bytes, Mapping))
+    options = [plain(option) for option in wanted] if several else [wanted]
     for option in options:
         if not isinstance(option, (str, int, float, bool, type(None))):
             raise TypeError(
@@ -80,7 +83,7 @@ def _column(segment: Segment, key: str) -> _Column:
     """Made once per segment and key, since a segment never changes."""
     if key not in segment.columns:
         rows, codes, values = [], [], {}
-        for row, metadata in enumerate(_metadata(segment)):
+        for row, metadata in enumerate(segment.all_metadata()):
             if key in metadata:
                 found = metadata[key]
                 for value in found if isinstance(found, list) else [found]:
@@ -93,11 +96,5 @@ def _column(segment: Segment, key: str) -> _Column:
     return segment.columns[key]
 
 
-def _metadata(segment: Segment) -> Iterable[dict[str, Any]]:
-    for batch in segment.entries.column("metadata").chunks:
-        for text in batch.to_pylist():
-            yield {} if text is None else json.loads(text)
-
-
 def _keys(segment: Segment) -> set[str]:
-    return {key for metadata in _metadata(segment) for key in metadata}
+    return {key for metadata in segment.all_metadata() for key in metadata}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,13 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 import pyarrow as pa
 
+from sentence_transformers_mirror.scalars import plain, whole_number
 from sentence_transformers_mirror.search import ann, filters, manifest, store
 from sentence_transformers_mirror.search.calibration import calibrate
 from sentence_transformers_mirror.search.describe import describe
 from sentence_transformers_mirror.search.encoder import Encoder, unit
 from sentence_transformers_mirror.search.entries import Window, check_id, check_new, check_text, windows
 from sentence_transformers_mirror.search.hits import Hit
-from sentence_transformers_mirror.search.segments import Segment, Snapshot, compacted, gathered, merged, next_id
+from sentence_transformers_mirror.search.identity import KIND
+from sentence_transformers_mirror.search.segments import Snapshot, compacted, gathered
+from sentence_transformers_mirror.search.state import State, appended, identity, settled, without
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -44,22 +49,49 @@ class SearchIndex:
         model: Mapping[str, Any] | None = None,
     ) -> None:
         """Use ``build``, ``from_vectors``, ``load`` or ``open``."""
-        self._snapshot = snapshot
-        self._dimension = dimension
+        self._state = State(snapshot, dimension, encoder, identity(encoder, model))
         self._choice = choice
-        self._encoder = encoder
-        # Kept where there is no encoder, for the next save.
-        self._model = {key: (model or {}).get(key) for key in ("fingerprint", "model", "dimensions")}
-        if encoder is not None:
-            self._model = {
-                "fingerprint": encoder.fingerprint,
-                "model": encoder.name or self._model["model"],
-                "dimensions": encoder.dimensions,
-            }
-        self._home: tuple[str, str] | None = None  # the folder it lies in, and the tag of the save there
+        # The folders it lies in, each with the tags that a save of this index may have left there.
+        self._homes: dict[str, tuple[str, ...]] = {}
         self._structure_file: manifest.Kept | None = None
-        self._positions: dict[int | str, int] | None = None  # row of each id, made when it is first needed
         self._writing = threading.RLock()
+        _indexes.add(self)
+
+    # One state, taken once by whoever reads it and replaced once by whoever changes it; these are its parts.
+    @property
+    def _snapshot(self) -> Snapshot:
+        return self._state.snapshot
+
+    @property
+    def _dimension(self) -> int:
+        return self._state.dimension
+
+    @property
+    def _encoder(self) -> Encoder | None:
+        return self._state.encoder
+
+    @property
+    def _model(self) -> dict[str, Any]:
+        return self._state.model
+
+    @property
+    def _row_of(self) -> dict[int | str, int]:
+        return self._state.positions
+
+    def __copy__(self) -> SearchIndex:
+        """An index of its own over the same rows, which never change; the model is shared."""
+        state = self._state
+        copied = SearchIndex(
+            state.snapshot, dimension=state.dimension, choice=self._choice, encoder=state.encoder, model=state.model
+        )
+        copied._homes, copied._structure_file = dict(self._homes), self._structure_file
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SearchIndex:
+        return self.__copy__()
+
+    def __reduce__(self) -> tuple:
+        raise TypeError("An index is not pickled: save it into a folder, and open that where it is wanted.")
 
     # ------------------------------------------------------------------ make
 
@@ -79,6 +111,7 @@ class SearchIndex:
         path: str | Path | None = None,
         batch_size: int | None = None,
         show_progress: bool | None = None,
+        overwrite: bool = False,
     ) -> SearchIndex:
         """Embed texts, with the model's document prompt if it has one, and index them.
 
@@ -103,11 +136,13 @@ class SearchIndex:
             batch_size: Texts embedded at a time; by default so many that they have about 1,000 tokens, or
                 16,000 on a GPU.
             show_progress: Whether to show a progress bar; by default if standard error is a terminal.
+            overwrite: Whether to replace an index that lies at ``path``.
 
         Returns:
             The index. It keeps the model to embed queries.
 
         Raises:
+            ConflictError: If an index lies at ``path`` and is not to be overwritten.
             OSError: If the model or a file cannot be read, or the folder not be written.
             TypeError: If a text is no string, an id neither int nor str, metadata no dictionary of JSON values, or
                 ``model`` no model.
@@ -115,6 +150,9 @@ class SearchIndex:
                 text and all different, or FAISS cannot make the kind.
         """
         choice = ann.Choice(kind, recall, max_latency, max_memory)
+        batch_size = None if batch_size is None else whole_number(batch_size, "batch_size", 1)
+        if path is not None:
+            store.refuse_taken(path, overwrite)
         entries = windows(texts, ids, metadata, _WINDOW)
         first = next(entries, None)  # complains about texts before a model is loaded
         if first is None:
@@ -149,22 +187,25 @@ class SearchIndex:
         max_latency: float = 0.02,
         max_memory: int = 2**32,
         path: str | Path | None = None,
+        overwrite: bool = False,
     ) -> SearchIndex:
         """Index texts whose embeddings are there already.
 
         Args:
             vectors: Shape (texts, dimension), numbers; they are normalised. May be memory-mapped.
-            texts, ids, metadata, kind, recall, max_latency, max_memory, path: As for ``build``.
+            texts, ids, metadata, kind, recall, max_latency, max_memory, path, overwrite: As for ``build``.
             model: The model that made the vectors, for queries in words; a few texts are embedded to see whether it
                 did. Without it, search with vectors.
 
         Raises:
-            OSError, TypeError: As for ``build``.
+            ConflictError, OSError, TypeError: As for ``build``.
             ValueError: As for ``build``; or if the vectors are not one per text, or not of this model.
         """
         choice = ann.Choice(kind, recall, max_latency, max_memory)
         if getattr(vectors, "ndim", 0) != 2 or not vectors.shape[1]:
             raise ValueError("vectors must be an array of shape (texts, dimension).")
+        if path is not None:
+            store.refuse_taken(path, overwrite)
         encoder = None if model is None else Encoder(model, None)
 
         def given() -> Iterator[tuple[np.ndarray, pa.Table]]:
@@ -177,19 +218,17 @@ class SearchIndex:
                 names = list(range(rows, stop)) if window.ids is None else window.ids
                 if window.ids is not None:
                     check_new(names, seen, "there twice")
-                yield unit(vectors[rows:stop], window.texts), window.table(names)
+                made = unit(vectors[rows:stop], window.texts)
+                if encoder is not None and rows == 0:
+                    _agree(encoder, made, window.texts)
+                yield made, window.table(names)
                 rows = stop
             if rows < len(vectors):
                 raise ValueError(f"There are {len(vectors)} vectors for {rows} texts: pass one per text.")
 
         if not len(vectors):
             raise ValueError("There is nothing to index: pass at least one text.")
-        index = cls._made(given(), encoder=None, choice=choice, path=path)
-        if encoder is not None:
-            index._adopt(encoder)
-            if path is not None:
-                index.save(path)
-        return index
+        return cls._made(given(), encoder=encoder, choice=choice, path=path)
 
     @classmethod
     def _made(
@@ -200,24 +239,20 @@ class SearchIndex:
         choice: ann.Choice,
         path: str | Path | None,
     ) -> SearchIndex:
+        def over(snapshot: Snapshot, dimension: int) -> SearchIndex:
+            index = cls(snapshot, dimension=dimension, choice=choice, encoder=encoder)
+            index._state = settled(index._state, choice)
+            return index
+
         if path is None:
             segment = gathered(rows)
-            index = cls(Snapshot.of(segment), dimension=segment.vectors.shape[1], choice=choice, encoder=encoder)
-            index._settle()
-            return index
+            return over(Snapshot.of(segment), segment.vectors.shape[1])
         with store.saving(path) as save:
             with save.segment() as writer:
                 for vectors, table in rows:
                     writer.append(vectors, table)
-            empty = cls(Snapshot((), np.zeros(0, bool)), dimension=writer.dimension, choice=choice, encoder=encoder)
-            save.commit({**empty._manifest([writer.record], None, None), "rows": writer.rows})
-        index = cls._opened(path, None, mapped=True)
-        if encoder is not None:
-            index._encoder = encoder
-        snapshot = index._snapshot
-        index._snapshot = replace(snapshot, next_id=next_id(snapshot.segments))
-        index._settle()
-        index.save(path)
+            index = over(Snapshot.of(save.opened(writer.record, writer.dimension)), writer.dimension)
+            index._write(save)
         return index
 
     # ------------------------------------------------------------------ ask
@@ -267,16 +302,19 @@ class SearchIndex:
                 is below 1, no entry has a key of ``where``, the index has no model for a query in words, or the
                 model was changed since it built the index.
         """
-        if not isinstance(top_k, (int, np.integer)) or isinstance(top_k, bool):
+        top_k = plain(top_k)
+        if not isinstance(top_k, int) or isinstance(top_k, bool):
             raise TypeError(f"top_k is the number of hits wanted and must be an int, not {top_k!r:.60}.")
         if top_k < 1:
             raise ValueError(f"top_k is the number of hits wanted and must be at least 1, not {top_k}.")
-        vectors, single = self._queries(query)
-        snapshot = self._snapshot
-        least = self._threshold(threshold)
+        state = self._state
+        vectors, single = _queries(state, query)
+        snapshot = state.snapshot
+        least = self._threshold(state, threshold)
         allowed = snapshot.alive if where is None else filters.mask(snapshot, where)
         structure = snapshot.loaded
-        scores, rows = ann.search(snapshot.vectors, structure, vectors, int(top_k), allowed)
+        scores, rows = ann.search(snapshot.vectors, structure, vectors, top_k, allowed)
+        np.clip(scores, -1, 1, out=scores)  # products of unit vectors are up to 1.0000002
         lazy = Hit.lazy
         found = [
             [lazy(score, snapshot, row) for score, row in zip(*line, strict=True) if least is None or score >= least]
@@ -284,32 +322,14 @@ class SearchIndex:
         ]
         return found[0] if single else found
 
-    def _queries(self, query: str | Sequence[str] | np.ndarray) -> tuple[np.ndarray, bool]:
-        if isinstance(query, np.ndarray) and query.dtype.kind in "fiu":
-            if query.ndim not in (1, 2) or query.shape[-1] != self._dimension:
-                raise ValueError(
-                    f"A query vector must have the {self._dimension} dimensions of the index, not shape {query.shape}."
-                )
-            vectors = query[None] if query.ndim == 1 else query
-            return unit(vectors, range(len(vectors))), query.ndim == 1
-        if not isinstance(query, str) and (isinstance(query, Mapping) or not isinstance(query, Iterable)):
-            raise TypeError(f"query must be a string or a list of strings, not one {type(query).__name__}.")
-        queries = [query] if isinstance(query, str) else list(query)
-        for position, text in enumerate(queries):
-            check_text(text, "query" if isinstance(query, str) else f"query[{position}]")
-        if self._encoder is None:
-            raise ValueError(
-                "This index was loaded without a model to embed queries: pass SearchIndex.load(path, model=...)."
-            )
-        if not queries:
-            return np.empty((0, self._dimension), np.float32), False
-        return self._encoder.queries(queries), isinstance(query, str)
-
-    def _threshold(self, threshold: float | str | None) -> float | None:
-        if threshold == "auto":
-            calibration = self._snapshot.calibration
-            return self.calibrate() if calibration is None else calibration["threshold"]
-        if threshold is not None and (isinstance(threshold, (str, bool)) or not -1 <= threshold <= 1):
+    def _threshold(self, state: State, threshold: float | str | None) -> float | None:
+        threshold = plain(threshold)
+        if isinstance(threshold, str) and threshold == "auto":
+            calibration = state.snapshot.calibration
+            return self._calibrated(state, 1e-3, 0, wait=False) if calibration is None else calibration["threshold"]
+        if threshold is None:
+            return None
+        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not -1 <= threshold <= 1:
             raise ValueError(f"threshold is a cosine similarity, -1 to 1, or 'auto', not {threshold!r:.60}.")
         return threshold
 
@@ -330,10 +350,18 @@ class SearchIndex:
         Raises:
             ValueError: If the rate is not in (0, 1), or the index has too few texts to see a rate so small.
         """
-        with self._writing:
-            calibration = calibrate(self._snapshot, false_positive_rate, seed)
-            self._snapshot = replace(self._snapshot, calibration=calibration)
-            return calibration["threshold"]
+        return self._calibrated(self._state, false_positive_rate, seed)
+
+    def _calibrated(self, state: State, false_positive_rate: float, seed: int, wait: bool = True) -> float:
+        calibration = calibrate(state.snapshot, false_positive_rate, seed)
+        if self._writing.acquire(blocking=wait):  # a search does not wait for a change
+            try:
+                now = self._state
+                if now.encoder is state.encoder:
+                    self._state = replace(now, snapshot=replace(now.snapshot, calibration=calibration))
+            finally:
+                self._writing.release()
+        return calibration["threshold"]
 
     # ------------------------------------------------------------------ change
 
@@ -361,19 +389,29 @@ class SearchIndex:
             OSError, TypeError: As for ``build``.
             ValueError: As for ``build``; or if an id is in the index, or there is neither a model nor ``vectors``.
         """
+        batch_size = None if batch_size is None else whole_number(batch_size, "batch_size", 1)
+        state = self._state
         with _progress(len(texts) if hasattr(texts, "__len__") else None, show_progress) as bar:
-            read = []
+            read, given = [], []
             rows = 0
             for window in windows(texts, ids, metadata, _WINDOW):
                 if window.ids is not None:
-                    self._refuse_known(window.ids)
-                mine = None if vectors is None else vectors[rows : rows + len(window.texts)]
-                read.append((window, self._embedded(window, mine, batch_size, bar.update)))
+                    check_new(window.ids, state.positions, "in the index already; use update, or")
+                given.append(None if vectors is None else vectors[rows : rows + len(window.texts)])
+                read.append((window, _embedded(state, window, given[-1], batch_size, bar.update)))
                 rows += len(window.texts)
         if vectors is not None and len(vectors) != rows:
             raise ValueError(f"There are {len(vectors)} vectors for {rows} texts: pass one per text.")
         with self._writing:
-            return self._append(read)
+            now = self._state
+            if now.encoder is not state.encoder or now.dimension != state.dimension:  # rebuilt meanwhile
+                read = [
+                    (window, _embedded(now, window, mine, batch_size))
+                    for (window, _), mine in zip(read, given, strict=True)
+                ]
+            now, names = appended(now, read)
+            self._state = settled(now, self._choice)
+        return names
 
     def remove(self, ids: int | str | Iterable[int | str]) -> None:
         """Remove texts. An error leaves the index as it was.
@@ -383,9 +421,10 @@ class SearchIndex:
             ValueError: If an id is not in the index, or is given twice.
         """
         with self._writing:
-            rows = self._rows_of([ids] if isinstance(ids, (int, str)) else ids)
-            self._mark_removed(rows)
-            self._settle()
+            ids = plain(ids)
+            state = self._state
+            rows = state.rows_of([ids] if isinstance(ids, (int, str)) else ids)
+            self._state = settled(without(state, rows), self._choice)
 
     def update(
         self,
@@ -403,13 +442,16 @@ class SearchIndex:
         Args:
             ids: An id, or several.
             texts: The new text, or one per id.
-            metadata: The new metadata, or one per id; None, or None for an id, keeps what there is.
+            metadata: The new metadata, or one per id; None, or None for an id, keeps what there is, and an empty
+                dictionary clears it.
             vectors: The embeddings of the texts, shape (texts, dimension), where they are there already.
             batch_size: As for ``build``.
 
         Raises:
             TypeError, ValueError: As for ``add`` and ``remove``.
         """
+        batch_size = None if batch_size is None else whole_number(batch_size, "batch_size", 1)
+        ids = plain(ids)
         if isinstance(ids, (int, str)):
             ids, texts = [ids], [texts]
             metadata = None if metadata is None else [metadata]
@@ -417,20 +459,22 @@ class SearchIndex:
         new = list(windows(texts, ids, metadata, max(len(ids), 1)))
         if sum(len(window.texts) for window in new) != len(ids):
             raise ValueError(f"There are fewer texts than the {len(ids)} ids: pass one per id.")
-        with self._writing:
-            self._rows_of(ids)
+        state = self._state
+        state.rows_of(ids)
         if vectors is not None and len(vectors) != len(ids):
             raise ValueError(f"There are {len(vectors)} vectors for {len(ids)} texts: pass one per text.")
-        read = [(window, self._embedded(window, vectors, batch_size)) for window in new]
+        read = [(window, _embedded(state, window, vectors, batch_size)) for window in new]
         with self._writing:
-            rows = self._rows_of(ids)
+            now = self._state
+            if now.encoder is not state.encoder or now.dimension != state.dimension:  # rebuilt meanwhile
+                read = [(window, _embedded(now, window, vectors, batch_size)) for window, _ in read]
+            rows = now.rows_of(ids)
             for window, _ in read:
                 for number, row in enumerate(rows):
                     if window.metadata[number] is None:
-                        segment, local = self._snapshot.locate(row)
+                        segment, local = now.snapshot.locate(row)
                         window.metadata[number] = segment.entries.column("metadata")[local].as_py()
-            self._mark_removed(rows)
-            self._append(read)
+            self._state = settled(appended(without(now, rows), read)[0], self._choice)
 
     def rebuild(
         self,
@@ -444,9 +488,11 @@ class SearchIndex:
         Raises:
             OSError, TypeError, ValueError: As for ``build``; the index is then as it was.
         """
+        batch_size = None if batch_size is None else whole_number(batch_size, "batch_size", 1)
         encoder = Encoder(model, self._model["dimensions"])
         with self._writing, _progress(len(self), show_progress) as bar:
-            whole = compacted(self._snapshot) if len(self) else None
+            before = self._state.snapshot
+            whole = compacted(before) if before.size else None
             if whole is None:
                 raise ValueError("The index is empty: build a new one with the other model.")
 
@@ -456,152 +502,61 @@ class SearchIndex:
                     yield encoder.documents(table.column("text").to_pylist(), batch_size, bar.update), table
 
             segment = gathered(embedded())
-            before = self._snapshot, self._dimension
-            self._dimension = segment.vectors.shape[1]
-            self._snapshot = Snapshot((segment,), np.zeros(len(segment), bool), next_id=before[0].next_id)
-            try:
-                self._settle()
-            except BaseException:
-                self._snapshot, self._dimension = before
-                raise
-            self._encoder, self._positions = encoder, None
-            self._model = {**self._model, "fingerprint": encoder.fingerprint, "model": encoder.name}
-
-    def _embedded(
-        self, window: Window, vectors: np.ndarray | None, batch_size: int | None, done: Any = None
-    ) -> np.ndarray:
-        if vectors is None:
-            if self._encoder is None:
-                raise ValueError("This index was loaded without a model to embed texts: pass one, or their vectors.")
-            return self._encoder.documents(window.texts, batch_size, done)
-        if getattr(vectors, "shape", None) != (len(window.texts), self._dimension):
-            shape = getattr(vectors, "shape", None)
-            raise ValueError(f"vectors must have the shape {(len(window.texts), self._dimension)}, not {shape}.")
-        given = unit(vectors, window.texts)
-        if self._model["fingerprint"] is not None:
-            if self._encoder is None:
-                raise ValueError(
-                    "Without the model that built this index, vectors cannot be checked: load it with it."
-                )
-            _agree(self._encoder, given, window.texts)
-        return given
-
-    def _append(self, read: list[tuple[Window, np.ndarray]]) -> list[int | str]:
-        snapshot = self._snapshot
-        following = snapshot.next_id
-        names: list[int | str] = []
-        tables = []
-        for window, _ in read:
-            mine = window.ids
-            if mine is None:
-                mine = list(range(following, following + len(window.texts)))
-            following = max([following, *(item + 1 for item in mine if isinstance(item, int))])
-            names += mine
-            tables.append(window.table(mine))
-        check_new(names, set(), "there twice")
-        self._refuse_known(names)
-        if not names:
-            return names
-        segments = [*snapshot.segments, Segment(np.concatenate([v for _, v in read]), pa.concat_tables(tables))]
-        # As in a log-structured merge tree: few segments, and no row is copied more than log(rows) times.
-        while len(segments) > 1 and 2 * len(segments[-1]) >= len(segments[-2]):
-            segments[-2:] = [merged(segments[-2:])]
-        start = len(snapshot.removed)
-        self._row_of.update(zip(names, range(start, start + len(names)), strict=True))
-        self._snapshot = replace(
-            snapshot,
-            segments=tuple(segments),
-            removed=np.concatenate([snapshot.removed, np.zeros(len(names), bool)]),
-            next_id=following,
-        )
-        self._settle()
-        return names
-
-    def _refuse_known(self, ids: list[int | str]) -> None:
-        with self._writing:
-            check_new(ids, self._row_of, "in the index already; use update, or")
-
-    def _mark_removed(self, rows: list[int]) -> None:
-        snapshot = self._snapshot
-        removed = snapshot.removed.copy()
-        removed[rows] = True
-        for row in rows:
-            segment, local = snapshot.locate(row)
-            del self._row_of[segment.id(local)]
-        self._snapshot = replace(snapshot, removed=removed)
-
-    def _rows_of(self, ids: Iterable[int | str]) -> list[int]:
-        rows = {}
-        for item in map(check_id, ids):
-            if item not in self._row_of:
-                raise ValueError(f"The id {item!r:.60} is not in the index: iterate over the index to see its ids.")
-            if item in rows:
-                raise ValueError(f"The id {item!r:.60} is given twice: give it once.")
-            rows[item] = self._row_of[item]
-        return list(rows.values())
-
-    @property
-    def _row_of(self) -> dict[int | str, int]:
-        if self._positions is None:
-            with self._writing:
-                if self._positions is None:
-                    self._positions = self._snapshot.positions()
-        return self._positions
-
-    def _settle(self) -> None:
-        """After a change: drop removed rows once they are a quarter, and fit the structure to what is there now."""
-        snapshot = self._snapshot
-        rows, size = len(snapshot.removed), snapshot.size
-        if 4 * (rows - size) > rows:
-            segments = (compacted(snapshot),) if size else ()
-            snapshot = replace(snapshot, segments=segments, removed=np.zeros(size, bool), structure=None, report={})
-            self._positions = None
-        # Rows that came later are scanned; a structure is made anew once they are a quarter of it.
-        if len(snapshot.removed) and 4 * len(snapshot.removed) > 5 * snapshot.report.get("rows", 0):
-            structure, report = ann.choose(snapshot.vectors, self._choice, snapshot.alive)
-            snapshot = replace(snapshot, structure=structure, report=report)
-        self._snapshot = snapshot
+            snapshot = Snapshot((segment,), np.zeros(len(segment), bool), next_id=before.next_id)
+            made = State(snapshot, segment.vectors.shape[1], encoder, identity(encoder))
+            self._state = settled(made, self._choice)
 
     # ------------------------------------------------------------------ keep
 
-    def save(self, path: str | Path) -> None:
-        """Save the index, but not the model, into a folder; an index that is there is replaced in one step.
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Save the index, but not the model, into a folder; its older save there is replaced in one step.
 
-        What lies there already is not written again: saving after adding a few texts writes these.
+        What lies there already is not written again, unless it was damaged: saving after adding a few texts writes
+        these.
 
         Args:
             path: The folder; made if it does not exist.
+            overwrite: Whether to replace an index in it that was neither loaded from there nor saved there by this
+                object.
 
         Raises:
             BrokenIndexError: If a ``manifest.json`` that is no index lies there; it is left alone.
             ConflictError: If another program is writing there, or has saved there since this index was loaded from
-                there or saved there.
-            OSError: If the folder cannot be written; an index that was there is left as it was.
+                there or saved there; or another index lies there.
+            OSError: If the folder cannot be written. The message says whether the index that was there is unchanged.
         """
         with self._writing, store.saving(path) as save:
-            if save.current is not None and self._home is not None and self._home[0] == save.home:
-                if save.current["tag"] != self._home[1]:
-                    raise store.ConflictError(
-                        f"The index in {path} was changed by another program since it was loaded here: load it again "
-                        "and repeat the change, or save into another folder."
-                    )
-            snapshot = self._snapshot
-            records = [manifest.write_segment(save, segment) for segment in snapshot.segments]
-            removed = manifest.write_removed(save, snapshot)
-            structure = manifest.write_structure(save, snapshot, self._structure_file)
-            tag = save.commit(self._manifest(records, removed, structure))
-            for segment, record in zip(snapshot.segments, records, strict=True):
-                segment.files = (save.home, record)
-            if structure is not None:
-                self._structure_file = (snapshot.structure, save.home, structure)
-            self._home = (save.home, tag)
+            known = self._homes.get(save.home)
+            if save.current is not None and known is not None and save.current["tag"] not in known:
+                raise store.ConflictError(
+                    f"The index in {path} was changed by another program since it was loaded here: load it again "
+                    "and repeat the change, or save into another folder."
+                )
+            if known is None:
+                store.refuse_taken(path, overwrite)
+            self._write(save)
+
+    def _write(self, save: store.Save) -> None:
+        snapshot = self._snapshot
+        records = [manifest.write_segment(save, segment) for segment in snapshot.segments]
+        removed = manifest.write_removed(save, snapshot)
+        structure = manifest.write_structure(save, snapshot, self._structure_file)
+        # Before the commit: whatever breaks in after it, this index knows its own save again.
+        self._homes[save.home] = (*self._homes.get(save.home, ())[-1:], save.tag)
+        save.commit(self._manifest(records, removed, structure))
+        self._homes[save.home] = (save.tag,)
+        for segment, record in zip(snapshot.segments, records, strict=True):
+            segment.files = (save.home, record)
+        if structure is not None:
+            self._structure_file = (snapshot.structure, save.home, structure)
 
     def _manifest(self, segments: list[Any], removed: Any, structure: Any) -> dict[str, Any]:
-        snapshot = self._snapshot
+        state = self._state
+        snapshot = state.snapshot
         return {
             "rows": len(snapshot.removed),
-            "dimension": self._dimension,
-            **self._model,
+            "dimension": state.dimension,
+            **state.model,
             "segments": segments,
             "removed": removed,
             "structure": structure,
@@ -612,12 +567,20 @@ class SearchIndex:
         }
 
     @classmethod
-    def load(cls, path: str | Path, model: SentenceTransformer | str | Path | None = None) -> SearchIndex:
+    def load(
+        cls,
+        path: str | Path,
+        model: SentenceTransformer | str | Path | None = None,
+        *,
+        structure: Literal["read", "rebuild"] = "read",
+    ) -> SearchIndex:
         """Load an index into memory, after verifying every checksum.
 
         Args:
             path: The folder.
             model: The model that built the index, or its name or path. Without it, only vectors can be searched.
+            structure: ``rebuild`` makes the FAISS structure anew and leaves its file unread. FAISS cannot check what
+                it reads: choose this for an index from people whom you do not trust.
 
         Returns:
             The index.
@@ -628,10 +591,16 @@ class SearchIndex:
             TypeError: If ``model`` is no model.
             ValueError: If another model built the index.
         """
-        return cls._opened(path, model, mapped=False)
+        return cls._opened(path, model, mapped=False, structure=structure)
 
     @classmethod
-    def open(cls, path: str | Path, model: SentenceTransformer | str | Path | None = None) -> SearchIndex:
+    def open(
+        cls,
+        path: str | Path,
+        model: SentenceTransformer | str | Path | None = None,
+        *,
+        structure: Literal["read", "rebuild"] = "read",
+    ) -> SearchIndex:
         """Open an index without reading it: its files are memory-mapped.
 
         Manifest, sizes and headers are verified; texts and FAISS structure are in full before their first use. That
@@ -639,38 +608,53 @@ class SearchIndex:
 
         Args and Raises: As for ``load``; a damaged file may be found at the first search only.
         """
-        return cls._opened(path, model, mapped=True)
+        return cls._opened(path, model, mapped=True, structure=structure)
 
     @classmethod
-    def _opened(cls, path: str | Path, model: SentenceTransformer | str | Path | None, mapped: bool) -> SearchIndex:
+    def _opened(
+        cls, path: str | Path, model: SentenceTransformer | str | Path | None, mapped: bool, structure: str
+    ) -> SearchIndex:
+        if structure not in ("read", "rebuild"):
+            raise ValueError(f"structure is 'read' or 'rebuild', not {structure!r:.60}.")
         contents = store.read(path, mapped)
-        snapshot, choice = manifest.restore(contents, path)
+        snapshot, choice = manifest.restore(contents, path, structure == "read")
         index = cls(snapshot, dimension=contents.index["dimension"], choice=choice, model=contents.index)
-        index._home = contents.home
-        if snapshot.structure is not None:
+        index._homes[contents.home[0]] = (contents.home[1],)
+        if snapshot.structure is not None and structure == "read":
             index._structure_file = (snapshot.structure, contents.home[0], contents.index["structure"])
+        del contents  # with it the file of FAISS, once its structure is made
         if model is not None:
-            encoder = Encoder(model, index._model["dimensions"])
-            if index._model["fingerprint"] is None:
-                index._adopt(encoder)
-            elif encoder.fingerprint != index._model["fingerprint"]:
-                raise ValueError(
-                    f"The index in {path} was built by another model, or by this one with other weights, prompts, "
-                    "length limit or pooling: pass the model that built it, or build the index again with this one."
-                )
-            index._encoder = encoder
+            index._take(Encoder(model, index._model["dimensions"]), path)
         if not mapped:
             index._snapshot.loaded  # noqa: B018  # now, rather than at the first search
         return index
 
-    def _adopt(self, encoder: Encoder) -> None:
-        """Take a model as the one that made vectors of unknown origin, if it did."""
-        snapshot = self._snapshot
-        places = [(row, *snapshot.locate(row)) for row in snapshot.rows()[:3].tolist()]
-        texts = [segment.text(local) for _, segment, local in places]
-        _agree(encoder, snapshot.vectors.take(np.array([row for row, *_ in places], np.int64)), texts)
-        self._encoder = encoder
-        self._model = {"fingerprint": encoder.fingerprint, "model": encoder.name, "dimensions": encoder.dimensions}
+    def _take(self, encoder: Encoder, path: str | Path) -> None:
+        """Take a model as the one that made the vectors, if it did."""
+        state = self._state
+        known = state.model["fingerprint"]
+        if known is None:
+            snapshot = state.snapshot
+            places = [(row, *snapshot.locate(row)) for row in snapshot.rows()[:3].tolist()]
+            texts = [segment.text(local) for _, segment, local in places]
+            _agree(encoder, snapshot.vectors.take(np.array([row for row, *_ in places], np.int64)), texts)
+        elif not known.startswith(KIND):
+            raise ValueError(
+                f"The index in {path} is of an earlier release, which did not look at tokenizers and settings of "
+                "modules: load it without a model, call rebuild(model), and save it."
+            )
+        elif encoder.fingerprint != known:
+            raise ValueError(
+                f"The index in {path} was built by another model, or by this one with other weights, tokenizer, "
+                "prompts, length limit or pooling: pass the model that built it, or build the index again with this "
+                "one."
+            )
+        if encoder.width is not None and encoder.width != state.dimension:
+            raise ValueError(
+                f"The index in {path} has {state.dimension} dimensions and the model {encoder.width}: pass the model "
+                "that built it."
+            )
+        self._state = replace(state, encoder=encoder, model=identity(encoder, state.model))
 
     # ------------------------------------------------------------------ look
 
@@ -680,7 +664,8 @@ class SearchIndex:
 
     def __contains__(self, item: object) -> bool:
         """Whether an id is in the index."""
-        return isinstance(item, (int, str)) and not isinstance(item, bool) and item in self._row_of
+        item = plain(item)
+        return isinstance(item, (int, str)) and not isinstance(item, bool) and item in self._state.positions
 
     def __iter__(self) -> Iterator[int | str]:
         """The ids, in the order in which the texts came."""
@@ -692,20 +677,21 @@ class SearchIndex:
         Raises:
             KeyError: If it is not in the index.
         """
-        with self._writing:
-            segment, local = self._snapshot.locate(self._row_of[item])
+        state = self._state
+        segment, local = state.snapshot.locate(state.positions[plain(item)])
         return segment.text(local), segment.metadata(local)
 
     def facts(self) -> dict[str, Any]:
         """What there is to know about the index, as numbers, strings and None; `describe` puts it into words."""
-        snapshot = self._snapshot
+        state = self._state
+        snapshot = state.snapshot
         return {
             "texts": snapshot.size,
             "removed": len(snapshot.removed) - snapshot.size,
             "segments": len(snapshot.segments),
-            "dimension": self._dimension,
-            "vector_bytes": 4 * len(snapshot.removed) * self._dimension,
-            **self._model,
+            "dimension": state.dimension,
+            "vector_bytes": 4 * len(snapshot.removed) * state.dimension,
+            **state.model,
             "choice": asdict(self._choice),
             "structure": snapshot.report,
             "calibration": snapshot.calibration,
@@ -728,6 +714,58 @@ class SearchIndex:
         return manifest.verify(path)
 
 
+def _embedded(
+    state: State, window: Window, vectors: np.ndarray | None, batch_size: int | None, done: Any = None
+) -> np.ndarray:
+    if vectors is None:
+        if state.encoder is None:
+            raise ValueError("This index was loaded without a model to embed texts: pass one, or their vectors.")
+        made = state.encoder.documents(window.texts, batch_size, done)
+        if made.shape[1] != state.dimension:
+            raise ValueError(
+                f"The model makes vectors of {made.shape[1]} dimensions and the index has {state.dimension}: load the "
+                "index with the model that built it."
+            )
+        return made
+    if getattr(vectors, "shape", None) != (len(window.texts), state.dimension):
+        shape = getattr(vectors, "shape", None)
+        raise ValueError(f"vectors must have the shape {(len(window.texts), state.dimension)}, not {shape}.")
+    given = unit(vectors, window.texts)
+    if state.model["fingerprint"] is not None:
+        if state.encoder is None:
+            raise ValueError("Without the model that built this index, vectors cannot be checked: load it with it.")
+        _agree(state.encoder, given, window.texts)
+    return given
+
+
+def _queries(state: State, query: str | Sequence[str] | np.ndarray) -> tuple[np.ndarray, bool]:
+    if isinstance(query, np.ndarray) and query.dtype.kind in "fiu":
+        if query.ndim not in (1, 2) or query.shape[-1] != state.dimension:
+            raise ValueError(
+                f"A query vector must have the {state.dimension} dimensions of the index, not shape {query.shape}."
+            )
+        vectors = query[None] if query.ndim == 1 else query
+        return unit(vectors, range(len(vectors))), query.ndim == 1
+    if not isinstance(query, str) and (isinstance(query, Mapping) or not isinstance(query, Iterable)):
+        raise TypeError(f"query must be a string or a list of strings, not one {type(query).__name__}.")
+    queries = [query] if isinstance(query, str) else list(query)
+    for position, text in enumerate(queries):
+        check_text(text, "query" if isinstance(query, str) else f"query[{position}]")
+    if state.encoder is None:
+        raise ValueError(
+            "This index was loaded without a model to embed queries: pass SearchIndex.load(path, model=...)."
+        )
+    if not queries:
+        return np.empty((0, state.dimension), np.float32), False
+    vectors = state.encoder.queries(queries)
+    if vectors.shape[1] != state.dimension:
+        raise ValueError(
+            f"The model makes vectors of {vectors.shape[1]} dimensions and the index has {state.dimension}: load the "
+            "index with the model that built it."
+        )
+    return vectors, isinstance(query, str)
+
+
 def _agree(encoder: Encoder, vectors: np.ndarray, texts: list[str]) -> None:
     """Refuse vectors that another model made, told by the cosine of the first three with what this one makes."""
     sample = texts[:3]
@@ -746,6 +784,18 @@ def _chain(first: Window, rest: Iterator[Window]) -> Iterator[Window]:
 def _progress(total: int | None, show: bool | None) -> Any:
     from tqdm.auto import tqdm
 
-    return tqdm(
-        total=total, unit=" texts", desc="Embedding", disable=not (sys.stderr.isatty() if show is None else show)
-    )
+    shown = sys.stderr is not None and (sys.stderr.isatty() if show is None else show)  # a service has none
+    return tqdm(total=total, unit=" texts", desc="Embedding", disable=not shown)
+
+
+_indexes: weakref.WeakSet[SearchIndex] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """In a forked process: the thread that held a lock is not there any more."""
+    for index in list(_indexes):
+        index._writing = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sentence_transformers_mirror.printable import printable
 from sentence_transformers_mirror.search import ann, store
 from sentence_transformers_mirror.search.segments import Segment, Snapshot
 
@@ -23,6 +24,13 @@ def write_segment(save: store.Save, segment: Segment) -> dict[str, Any]:
     """The record of a segment, which is written if the folder does not hold it yet."""
     if segment.files is not None and segment.files[0] == save.home and save.has(segment.files[1]):
         return segment.files[1]
+    if segment.mapped:
+        home, record = segment.files
+        if not store.unharmed(home, record):
+            raise store.BrokenIndexError(
+                f"Files of the index in {home} were damaged or deleted since it was opened: restore the folder from a "
+                "copy or build the index again."
+            )
     with save.segment() as writer:
         writer.append(segment.vectors, segment.entries)
     return writer.record
@@ -58,8 +66,13 @@ def write_structure(save: store.Save, snapshot: Snapshot, kept: Kept | None) -> 
     }
 
 
-def restore(contents: store.Contents, path: str | Path) -> tuple[Snapshot, ann.Choice]:
+def restore(contents: store.Contents, path: str | Path, with_faiss: bool = True) -> tuple[Snapshot, ann.Choice]:
     """What is searched, and what was asked of it.
+
+    Args:
+        contents: Of `store.read`.
+        path: Of the folder.
+        with_faiss: Whether FAISS may read its file; otherwise the structure is made anew.
 
     Raises:
         BrokenIndexError: If the manifest is not one of an index.
@@ -76,14 +89,16 @@ def restore(contents: store.Contents, path: str | Path) -> tuple[Snapshot, ann.C
             manifest["next_id"],
         )
         if manifest["structure"] is not None:
-            snapshot = replace(snapshot, structure=_structure_loader(contents, choice, snapshot))
-    except (KeyError, TypeError) as error:
+            snapshot = replace(snapshot, structure=_structure_loader(contents, choice, snapshot, with_faiss))
+    except (KeyError, TypeError, ValueError) as error:
         raise store.BrokenIndexError(f"{path} has a manifest that describes no index: {error!r:.80}.") from error
     return snapshot, choice
 
 
 def verify(path: str | Path) -> dict[str, Any]:
     """Read and verify every byte of an index on disk.
+
+    The file of FAISS has its checksum verified and is not given to FAISS, which cannot check what it reads.
 
     Returns:
         ``texts``, ``files`` and ``bytes``, as numbers.
@@ -100,16 +115,11 @@ def verify(path: str | Path) -> dict[str, Any]:
         lengths = np.linalg.norm(segment.vectors, axis=1)
         if not np.allclose(lengths, 1, atol=1e-4):
             raise store.BrokenIndexError(f"{Path(path, record['vectors'][0])} has vectors that are no unit vectors.")
-    if manifest["structure"] is not None:
+        for _ in segment.all_metadata():
+            pass
+    if manifest["structure"] is not None and contents.faiss is None:
         file = Path(path, manifest["structure"]["file"][0])
-        if contents.faiss is None:
-            raise store.BrokenIndexError(
-                f"{file} is damaged or missing: load the index and save it, which repairs it."
-            )
-        try:
-            _read_structure(contents)
-        except ValueError as error:
-            raise store.BrokenIndexError(f"{file}: {error}") from error
+        raise store.BrokenIndexError(f"{file} is damaged or missing: load the index and save it, which repairs it.")
     return {
         "texts": len(ids),
         "files": len(contents.blobs) + 1,
@@ -117,27 +127,42 @@ def verify(path: str | Path) -> dict[str, Any]:
     }
 
 
-def _read_structure(contents: store.Contents) -> ann.Structure:
-    numbers = {key: value for key, value in contents.index["structure"].items() if key != "file"}
-    return ann.read_structure(contents.faiss.verified(), contents.index["dimension"], **numbers)
+def _read_structure(blob: store.Blob, index: dict[str, Any]) -> ann.Structure:
+    numbers = {key: value for key, value in index["structure"].items() if key != "file"}
+    return ann.read_structure(blob.verified(), index["dimension"], **numbers)
 
 
 def _structure_loader(
-    contents: store.Contents, choice: ann.Choice, snapshot: Snapshot
+    contents: store.Contents, choice: ann.Choice, snapshot: Snapshot, with_faiss: bool
 ) -> Callable[[], ann.Structure | None]:
-    """A function that reads the structure once, or makes it again where its file is damaged or gone."""
+    """A function that reads the structure once, or makes it again where its file is damaged, gone or not trusted."""
+    blob, index, folder = contents.faiss, contents.index, contents.home[0]
+
+    def made() -> ann.Structure | None:
+        wanted = replace(choice, kind=snapshot.report["kind"])
+        try:
+            return ann.choose(snapshot.vectors, wanted, snapshot.alive)[0]
+        except (ValueError, MemoryError) as error:
+            raise store.BrokenIndexError(
+                f"The structure of the index in {folder} cannot be made again ({error}): build the index again."
+            ) from error
 
     @functools.cache
     def load() -> ann.Structure | None:
+        nonlocal blob
+        if not with_faiss:
+            return made()
         try:
-            if contents.faiss is not None:
-                return _read_structure(contents)
+            if blob is not None:
+                return _read_structure(blob, index)
         except ValueError as error:
-            logger.warning(str(error))
+            logger.warning(printable(error))
+        finally:
+            blob = None  # the structure holds all that was in it
         logger.warning(
-            f"The FAISS structure of the index in {contents.home[0]} is damaged or missing; it is made again from the "
-            "vectors, which are whole. Save the index to keep it."
+            f"The FAISS structure of the index in {folder} is damaged or missing; it is made again from the vectors, "
+            "which are whole. Save the index to keep it."
         )
-        return ann.choose(snapshot.vectors, replace(choice, kind=snapshot.report["kind"]), snapshot.alive)[0]
+        return made()
 
     return load

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from sentence_transformers_mirror.search.errors import BrokenIndexError
+
 if TYPE_CHECKING:
     from sentence_transformers_mirror.search.ann import Structure
 
@@ -30,6 +32,7 @@ class Segment:
         vectors: Unit vectors, shape (rows, dimension), float32, C-contiguous.
         entries: A table of `SCHEMA` with a row per vector; or a function that gives it when it is first needed.
         files: The folder and the records of the two files that hold this segment, if it lies on disk.
+        mapped: Whether these files are all there is of it.
     """
 
     def __init__(
@@ -37,8 +40,10 @@ class Segment:
         vectors: np.ndarray,
         entries: pa.Table | Callable[[], pa.Table],
         files: tuple[str, dict[str, Any]] | None = None,
+        mapped: bool = False,
     ) -> None:
         self.vectors = vectors
+        self.mapped = mapped
         self.files = files
         self.columns: dict[str, Any] = {}  # of metadata, kept by filters.py
         self._entries = entries
@@ -57,17 +62,41 @@ class Segment:
         return tuple(self.entries.columns)  # a table makes them anew each time, which takes as long as reading a row
 
     def ids(self) -> list[int | str]:
-        return json.loads("[" + ",".join(self.entries.column("id").to_pylist()) + "]")
+        found = _parsed("[" + ",".join(self.entries.column("id").to_pylist()) + "]", list)
+        if len(found) != len(self) or not all(type(item) in (int, str) for item in found):
+            raise _broken()
+        return found
 
     def id(self, row: int) -> int | str:
-        return json.loads(self._cells[0][row].as_py())
+        return _parsed(self._cells[0][row].as_py(), (int, str))
 
     def text(self, row: int) -> str:
         return self._cells[1][row].as_py()
 
     def metadata(self, row: int) -> dict[str, Any]:
         found = self._cells[2][row].as_py()
-        return {} if found is None else json.loads(found)
+        return {} if found is None else _parsed(found, dict)
+
+    def all_metadata(self) -> Iterator[dict[str, Any]]:
+        """Of each row, in their order."""
+        for batch in self.entries.column("metadata").chunks:
+            for text in batch.to_pylist():
+                yield {} if text is None else _parsed(text, dict)
+
+
+def _parsed(text: str, kind: type | tuple[type, ...]) -> Any:
+    """What a cell says, which in a received index may be anything."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        raise _broken() from None
+    if not isinstance(found, kind) or isinstance(found, bool):
+        raise _broken()
+    return found
+
+
+def _broken() -> BrokenIndexError:
+    return BrokenIndexError("Ids or metadata of the index are not valid: restore it from a copy or build it again.")
 
 
 class Vectors:

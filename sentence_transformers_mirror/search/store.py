@@ -7,11 +7,13 @@ Whatever interrupts a save, the folder holds either the old index or the new one
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,24 +23,18 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
+from sentence_transformers_mirror.search.arrow import read_table
+from sentence_transformers_mirror.search.errors import BrokenIndexError, ConflictError
+from sentence_transformers_mirror.search.schema import ENDINGS, check_manifest, file_name
 from sentence_transformers_mirror.search.segments import SCHEMA, Segment
 
 _FORMAT = "sentence-transformers-mirror index"
 _VERSION = 1
 _MANIFEST = "manifest.json"
 _LOCK = "lock"
-_ENDINGS = {"vectors": "npy", "removed": "npy", "entries": "arrow", "faiss": "index", "draft": "json"}
-_FILE_NAME = re.compile("|".join(rf"{kind}-[0-9a-f]{{16}}\.{ending}" for kind, ending in _ENDINGS.items()))
+_FILE_NAME = re.compile("|".join(map(file_name, ENDINGS)))
 _HEADER = 128  # bytes
 _CURE = "restore the folder from a copy or build the index again"
-
-
-class BrokenIndexError(ValueError):
-    """A folder holds no index, or one that is damaged or of a newer format. The message names the file."""
-
-
-class ConflictError(ValueError):
-    """Another program holds the folder for writing, or changed the index in it since it was loaded."""
 
 
 class Blob:
@@ -57,7 +53,7 @@ class Blob:
     def __init__(self, folder: Path, record: list[Any], mapped: bool) -> None:
         name, size, self._checksum = record
         self.file = folder / name
-        actual = self.file.stat().st_size
+        actual = _size(self.file)
         if actual != size:
             raise BrokenIndexError(f"{self.file} is damaged, it has {actual:,} bytes and not {size:,}: {_CURE}.")
         # Opened now and not when it is needed: a later save may delete the name, but not what is open.
@@ -95,10 +91,10 @@ class Blob:
 
     def table(self) -> pa.Table:
         """The entries of an Arrow file, not copied; verified first, because a damaged one could crash the reader."""
-        table = pa.ipc.open_file(pa.py_buffer(self.verified())).read_all()
-        if table.schema != SCHEMA:
-            raise BrokenIndexError(f"{self.file} has other columns than the entries of an index: {_CURE}.")
-        return table
+        try:
+            return read_table(self.verified(), SCHEMA)
+        except ValueError as error:
+            raise BrokenIndexError(f"{self.file} does not hold the entries of an index ({error}): {_CURE}.") from error
 
 
 @dataclass
@@ -146,8 +142,10 @@ def read(path: str | Path, mapped: bool = False) -> Contents:
                 return contents
         except FileNotFoundError as error:
             missing = error.filename
-        except (KeyError, TypeError, AttributeError) as error:
-            raise BrokenIndexError(f"{folder / _MANIFEST} describes no index ({error!r:.80}): {_CURE}.") from error
+        except OSError as error:
+            raise BrokenIndexError(
+                f"{error.filename or folder} cannot be read ({error.strerror or error}): {_CURE}."
+            ) from error
         # A save that came in between deletes the files of the manifest that we had read.
         if read_manifest(folder)["tag"] == index["tag"]:
             if missing is None:
@@ -156,20 +154,14 @@ def read(path: str | Path, mapped: bool = False) -> Contents:
 
 
 def _read(folder: Path, index: dict[str, Any], mapped: bool) -> Contents:
-    for name in _names(index):
-        # Any other name could make us read a file outside the folder.
-        if not _FILE_NAME.fullmatch(name):
-            raise BrokenIndexError(f"{folder / _MANIFEST} names {name!r}, which is no file of an index: {_CURE}.")
+    try:
+        check_manifest(index)
+    except ValueError as error:
+        raise BrokenIndexError(f"{folder / _MANIFEST} describes no index, {error}: {_CURE}.") from error
     segments, blobs = [], []
-    home = str(folder.resolve())
     for record in index["segments"]:
-        vectors, entries = (Blob(folder, record[kind], mapped) for kind in ("vectors", "entries"))
-        blobs += [vectors, entries]
-        segment = Segment(
-            vectors.array(np.float32, (record["rows"], index["dimension"])),
-            _table(entries, record["rows"]),
-            (home, record),
-        )
+        segment, files = _segment(folder, record, index["dimension"], mapped)
+        blobs += files
         if not mapped:
             segment.entries  # noqa: B018  # now, rather than at the first hit
         segments.append(segment)
@@ -188,7 +180,31 @@ def _read(folder: Path, index: dict[str, Any], mapped: bool) -> Contents:
         with contextlib.suppress(BrokenIndexError, FileNotFoundError):
             faiss = Blob(folder, index["structure"]["file"], mapped)
             blobs.append(faiss)
-    return Contents(tuple(segments), removed, index, faiss, (home, index["tag"]), blobs)
+    return Contents(tuple(segments), removed, index, faiss, (str(folder.resolve()), index["tag"]), blobs)
+
+
+def _segment(folder: Path, record: dict[str, Any], dimension: int, mapped: bool) -> tuple[Segment, list[Blob]]:
+    vectors, entries = (Blob(folder, record[kind], mapped) for kind in ("vectors", "entries"))
+    segment = Segment(
+        vectors.array(np.float32, (record["rows"], dimension)),
+        _table(entries, record["rows"]),
+        (str(folder.resolve()), record),
+        mapped,
+    )
+    return segment, [vectors, entries]
+
+
+def _size(file: Path) -> int:
+    """Of a regular file, or a link to one: reading anything else may wait for ever.
+
+    Raises:
+        BrokenIndexError: If it is none.
+        FileNotFoundError: If there is none.
+    """
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise BrokenIndexError(f"{file} is no regular file: {_CURE}.")
+    return found.st_size
 
 
 def _table(blob: Blob, rows: int) -> Callable[[], pa.Table]:
@@ -209,9 +225,14 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     """
     file = Path(folder) / _MANIFEST
     try:
+        _size(file)
         manifest = json.loads(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise BrokenIndexError(f"{folder} holds no index, there is no {file.name} in it: check the path.") from None
+    except BrokenIndexError:
+        raise
+    except OSError as error:
+        raise BrokenIndexError(f"{file} cannot be read ({error.strerror or error}): {_CURE}.") from None
     except (ValueError, RecursionError):
         raise BrokenIndexError(f"{file} is damaged or no part of an index, it is not valid JSON: {_CURE}.") from None
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
@@ -223,7 +244,12 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
             "upgrade sentence-transformers-mirror."
         )
     index = manifest.get("index")
-    if version != _VERSION or manifest.get("checksum") != _checksum(index) or not isinstance(index, dict):
+    if (
+        version != _VERSION
+        or not isinstance(index, dict)
+        or manifest.get("checksum") != _checksum(index)
+        or not isinstance(index.get("tag"), str)
+    ):
         raise BrokenIndexError(f"{file} is damaged, its checksum does not match: {_CURE}.")
     return index
 
@@ -235,12 +261,13 @@ class Save:
         self.folder = folder
         self.home = str(folder.resolve())
         self.current = read_manifest(folder) if (folder / _MANIFEST).exists() else None
+        self.tag = secrets.token_hex(8)  # of this save
         self.fresh: list[Path] = []
 
     @contextlib.contextmanager
     def file(self, kind: str) -> Iterator[BinaryIO]:
         """A new file, which is on the disk and not only on its way there when the context closes."""
-        file = self.folder / f"{kind}-{secrets.token_hex(8)}.{_ENDINGS[kind]}"
+        file = self.folder / f"{kind}-{secrets.token_hex(8)}.{ENDINGS[kind]}"
         self.fresh.append(file)
         with _create(file) as stream:
             yield stream
@@ -248,9 +275,26 @@ class Save:
             os.fsync(stream.fileno())
 
     def has(self, files: dict[str, Any]) -> bool:
-        """Whether the files of some records are here."""
-        records = [record for record in files.values() if isinstance(record, list)]
-        return all((self.folder / name).is_file() for name, *_ in records)
+        """Whether the files of some records are here, in their sizes: what was damaged is written again."""
+        return unharmed(self.folder, files)
+
+    def opened(self, record: dict[str, Any], dimension: int) -> Segment:
+        """A segment that this save has written, memory-mapped."""
+        return _segment(self.folder, record, dimension, mapped=True)[0]
+
+    @property
+    def committed(self) -> bool:
+        """Whether the manifest of the folder is that of this save."""
+        with contextlib.suppress(BrokenIndexError, OSError):
+            return read_manifest(self.folder)["tag"] == self.tag
+        return False
+
+    def clean(self) -> None:
+        """Delete the files of a save that did not come to its commit."""
+        if not self.committed:
+            for file in self.fresh:
+                with contextlib.suppress(OSError):
+                    file.unlink()
 
     def record(self, file: Path) -> list[Any]:
         digest = hashlib.sha256()
@@ -278,19 +322,18 @@ class Save:
             vectors.write(_npy_header(np.float32, (writer.rows, writer.dimension)))
         writer.record = {"rows": writer.rows, "vectors": self.record(names[0]), "entries": self.record(names[1])}
 
-    def commit(self, index: dict[str, Any]) -> str:
+    def commit(self, index: dict[str, Any]) -> None:
         """Make a manifest the one of the folder, and sweep what it does not name.
 
-        Returns:
-            The tag of this save.
+        Raises:
+            OSError: If the disk refuses; `saving` says in which state the folder then is.
         """
-        index = {**index, "tag": secrets.token_hex(8)}
+        index = {**index, "tag": self.tag}
         with self.file("draft") as stream:
             whole = {"format": _FORMAT, "version": _VERSION, "checksum": _checksum(index), "index": index}
             stream.write(json.dumps(whole, indent=1).encode())
         _sync_folder(self.folder)
-        _replace(self.fresh.pop(), self.folder / _MANIFEST)
-        self.fresh.clear()
+        _replace(self.fresh[-1], self.folder / _MANIFEST)
         _sync_folder(self.folder)
         named = {name for name in _names(index)}
         for file in list(self.folder.iterdir()):
@@ -298,7 +341,6 @@ class Save:
                 # Windows does not delete a file that a reader has mapped; a later save tries again.
                 with contextlib.suppress(OSError):
                     file.unlink()
-        return index["tag"]
 
 
 class SegmentWriter:
@@ -339,19 +381,47 @@ def saving(path: str | Path, timeout: float = 10.0) -> Iterator[Save]:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / _MANIFEST).exists():
             read_manifest(folder)  # before a lock is put beside a manifest that is not ours
+        lock = folder / _LOCK
+        if lock.is_symlink() or (lock.exists() and not lock.is_file()):
+            raise BrokenIndexError(f"{lock} is no regular file, and locking it would write elsewhere: delete it.")
         with FileLock(folder / _LOCK, timeout=timeout):  # the system releases it when the process dies
             save = Save(folder)
             try:
                 yield save
             finally:
-                for file in save.fresh:
-                    with contextlib.suppress(OSError):
-                        file.unlink()
+                save.clean()
     except Timeout:
         raise ConflictError(f"Another program is writing to {folder}: wait until it has finished.") from None
     except OSError as error:
         cause = error.strerror or error
+        if save is not None and save.committed:
+            raise OSError(
+                f"The index is saved in {folder} and whole, but the disk did not confirm it, and a power cut may take "
+                f"it back: save it again ({cause})."
+            ) from error
         raise OSError(f"The index could not be saved in {folder}, what was there is unchanged: {cause}.") from error
+
+
+def unharmed(folder: str | Path, records: dict[str, Any]) -> bool:
+    """Whether the files of some records are in a folder, in their sizes."""
+    try:
+        files = [record for record in records.values() if isinstance(record, list)]
+        return all(_size(Path(folder, name)) == size for name, size, _ in files)
+    except (OSError, BrokenIndexError):
+        return False
+
+
+def refuse_taken(path: str | Path, overwrite: bool) -> None:
+    """Refuse to replace an index that somebody may want to keep.
+
+    Raises:
+        ConflictError: If one lies there and it is not to be overwritten.
+    """
+    if not overwrite and (Path(path) / _MANIFEST).exists():
+        read_manifest(path)  # complains about what is none
+        raise ConflictError(
+            f"There is an index in {path} already: choose another folder, or replace it with overwrite=True."
+        )
 
 
 def _names(index: dict[str, Any]) -> Iterator[str]:
@@ -395,5 +465,9 @@ def _sync_folder(folder: Path) -> None:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            # Some file systems cannot sync a folder, and there is nothing to be done about it.
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
         finally:
             os.close(descriptor)
