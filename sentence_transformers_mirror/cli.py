@@ -10,17 +10,41 @@ import argparse
 import ast
 import json
 import logging
+import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sentence_transformers_mirror import __version__
+from sentence_transformers_mirror.printable import printable
 from sentence_transformers_mirror.recipes import RECIPES, resolve
 
 if TYPE_CHECKING:
     from sentence_transformers_mirror.tuning import TuningResult
 
+_SUITES = ["sts", "words", "linking", "all"]
+_STRUCTURES = ["auto", "first", "title", "halves", "neighbours", "single"]
+_KINDS = ["auto", "flat", "hnsw", "ivf-flat", "ivf-sq8", "ivf-pq"]
+# What the package calls its arguments, as the shell does.
+_FLAGS = {
+    r"\bcolumn=": "--column",
+    r"\boverwrite=True": "--force",
+    r"\bkeep_worse=True": "--keep-worse",
+    r"\bguard=True": "--guard",
+    r"\bguard=None": "no --guard",
+    r"\bPass max_texts\b": "Pass --max-texts",
+    r"\bmax_texts\b": "--max-texts",
+    r"load_corpus\(\.\.\., split_sentences=True\), or ": "",
+    r"\braise max_length\b": "pass --set max_length=N",
+    r"pass SearchIndex\.load\(path, model=\.\.\.\)": "pass --model",
+    r"load it without a model, call rebuild\(model\), and save it": "index the texts again",
+    r"\bpass dataset\[column\]": "name it with --column",
+    r"\bdimensions must be\b": "--dimensions must be",
+    r"\btop_k\b": "--top-k",
+}
 NO_HITS, USAGE, BROKEN_INDEX, UNEXPECTED, INTERRUPTED = 1, 2, 3, 70, 130
 
 
@@ -38,26 +62,59 @@ def main(argv: list[str] | None = None) -> int:
         SystemExit: With code 0 after ``--help`` and ``--version``, 2 after arguments that cannot be parsed.
     """
     args = _parser().parse_args(argv)
-    logging.basicConfig(format="%(message)s")  # to stderr: with --json, stdout is for the object alone
+    handler = logging.StreamHandler()  # to stderr: with --json, stdout is for the object alone
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("sentence_transformers_mirror").setLevel(logging.INFO)
     try:
-        return args.verb(args)
+        code = args.verb(args)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
-        print("st-mirror: interrupted", file=sys.stderr)
+        _complain("interrupted")
         return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever reads the output has had enough; at its end Python would try to write the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _complain("error: the output was closed before all of it was written.")
+        return USAGE
     except Exception as error:
         if args.debug:
             raise
-        # What the package raises about input and machine; it names the cure.
-        if isinstance(error, (ValueError, OSError, FloatingPointError, ImportError)):
-            message, code = str(error), USAGE
-            store = sys.modules.get(f"{__package__}.search.store")
-            if store is not None and isinstance(error, store.BrokenIndexError):
-                code = BROKEN_INDEX
-        else:
-            message, code = f"{type(error).__name__}: {error} (a bug; --debug shows where)", UNEXPECTED
-        print(f"st-mirror: error: {' '.join(message.split())}", file=sys.stderr)
+        message, code = _told(error)
+        _complain(f"error: {message}")
         return code
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """What is said of an error, and the exit code: the one place that all errors pass."""
+    # What the package raises about input and machine; it names the cure.
+    if isinstance(error, (ValueError, OSError, FloatingPointError, ImportError)):
+        store = sys.modules.get(f"{__package__}.search.errors")
+        broken = store is not None and isinstance(error, store.BrokenIndexError)
+        return _in_flags(str(error)), BROKEN_INDEX if broken else USAGE
+    if isinstance(error, MemoryError):
+        return "there is not enough memory: give fewer texts.", USAGE
+    return f"{type(error).__name__}: {error} (a bug; --debug shows where)", UNEXPECTED
+
+
+def _in_flags(message: str) -> str:
+    for argument, flag in _FLAGS.items():
+        message = re.sub(argument, flag, message)
+    return message
+
+
+def _complain(message: str) -> None:
+    if sys.stderr is not None:
+        print(f"st-mirror: {printable(' '.join(message.split()))}", file=sys.stderr)
+
+
+class _Printable(logging.Formatter):
+    """What is logged may quote data."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(printable, _in_flags(super().format(record)).splitlines()))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         "file or a folder of them, where a heading is the title of what stands below it",
     )
     tune.add_argument("--output", required=True, metavar="DIR", help="where to save the tuned model")
+    tune.add_argument("--force", action="store_true", help="replace a model that is in --output")
     tune.add_argument("--recipe", default="sentence", help=f"{', '.join(RECIPES)} (default: %(default)s)")
     tune.add_argument("--column", help="which column holds the texts, if there are several")
     tune.add_argument("--title", metavar="COLUMN", help='which column holds their titles (default: "title", if any)')
@@ -116,13 +174,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     quickstart.set_defaults(verb=_quickstart)
     quickstart.add_argument("--output", metavar="DIR", help="where to leave the tuned model and the index")
+    quickstart.add_argument("--force", action="store_true", help="replace what is in --output")
     evaluate = verbs.add_parser(
         "evaluate", parents=[common], help="score a model on a folder of labelled sets", allow_abbrev=False
     )
     evaluate.set_defaults(verb=_evaluate)
     evaluate.add_argument("model", metavar="MODEL", help="folder, or name in the Hugging Face hub")
     evaluate.add_argument("--data", required=True, metavar="DIR", help="folder of the sets, as published or as tsv")
-    evaluate.add_argument("--suite", default="all", help="sts, words, linking or all (default: %(default)s)")
+    evaluate.add_argument("--suite", default="all", choices=_SUITES, help="which sets (default: %(default)s)")
     evaluate.add_argument("--output", metavar="FILE", help="keep the scores with versions, machine and command, JSON")
     compare = verbs.add_parser(
         "compare",
@@ -139,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
         "--title", metavar="COLUMN", help="which column holds their titles; --structure title asks them"
     )
     compare.add_argument(
-        "--structure", default="auto", help="auto, first, title, halves, neighbours or single (default: %(default)s)"
+        "--structure", default="auto", choices=_STRUCTURES, help="what belongs together (default: %(default)s)"
     )
     compare.add_argument("--labels", metavar="DIR", help="folder of labelled sets, for the report")
     compare.add_argument("--output", metavar="FILE", help="write a report, HTML (needs matplotlib, the extra `plot`)")
@@ -168,6 +227,7 @@ def _add_index_verbs(verbs: argparse._SubParsersAction) -> None:
     index = add("index", _index, "index the texts of a file", texts)
     index.add_argument("--model", required=True, help="folder, or name in the Hugging Face hub")
     index.add_argument("--output", required=True, metavar="DIR", help="where to write the index")
+    index.add_argument("--force", action="store_true", help="replace an index that is in --output")
     index.add_argument(
         "--kind", default="auto", help="auto, flat, hnsw, ivf-flat, ivf-sq8, ivf-pq or a factory string of FAISS"
     )
@@ -196,10 +256,35 @@ def _add_index_verbs(verbs: argparse._SubParsersAction) -> None:
     search.add_argument("query", help="what to search for")
 
 
+def _check_texts(args: argparse.Namespace, *columns: str | None) -> None:
+    """Complain about a file or its columns before anything heavy is loaded."""
+    from sentence_transformers_mirror.files import column_names, read_rows
+
+    names, rows = column_names(Path(args.texts), read_rows(Path(args.texts), []))
+    if not names and next(rows, None) is None:
+        raise ValueError(f"There is no text in {args.texts!r}.")
+    for flag, name in (("--column", args.column), *(("a flag", column) for column in columns)):
+        if name is not None and name not in names:
+            there = ", ".join(map(printable, names))
+            raise ValueError(f"{args.texts!r} has no column {name!r}, which {flag} names; the columns are {there}.")
+
+
+def _check_output(output: str | None) -> None:
+    """Make the folder of a file, so that nothing is computed that cannot be kept."""
+    if output is not None:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        with open(output, "ab"):  # says what is wrong with it
+            pass
+
+
 def _tune(args: argparse.Namespace) -> int:
+    from sentence_transformers_mirror.saving import refuse_model
+
     recipe = resolve(args.recipe, **dict(map(_override, args.set)))
     if args.max_texts < 2:
         raise ValueError(f"--max-texts must be at least 2, not {args.max_texts}.")
+    _check_texts(args, args.title)
+    refuse_model(args.output, args.force)
     _quiet()
     from sentence_transformers_mirror.corpus import load_corpus
     from sentence_transformers_mirror.tuning import mirror_tune
@@ -223,6 +308,7 @@ def _tune(args: argparse.Namespace) -> int:
         prompt=args.prompt,
         guard=args.guard,
         keep_worse=args.keep_worse,
+        overwrite=args.force,
     )
     if args.json:
         print(json.dumps({**asdict(result), "dropped": report.dropped, "read": report.read, "model": args.output}))
@@ -276,7 +362,7 @@ def _quickstart(args: argparse.Namespace) -> int:
     _quiet()
     from sentence_transformers_mirror import quickstart
 
-    result = quickstart.run(args.output, seed=args.seed)
+    result = quickstart.run(args.output, seed=args.seed, overwrite=args.force)
     if args.json:
         print(json.dumps(result))
         return 0
@@ -312,9 +398,10 @@ def _quickstart(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    if not Path(args.data).is_dir():
+        raise FileNotFoundError(f"There is no folder {args.data!r}: name the one that holds the labelled sets.")
+    _check_output(args.output)
     _quiet()
-    from pathlib import Path
-
     from sentence_transformers_mirror.environment import environment
     from sentence_transformers_mirror.evaluation import evaluate
 
@@ -339,19 +426,16 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _compare(args: argparse.Namespace) -> int:
     if args.output is None and (args.labels or args.plots):
         raise ValueError("--labels and --plots are for the report: add --output report.html.")
+    _check_texts(args, args.title)
+    _check_output(args.output)
     _quiet()
-    from pathlib import Path
-
+    from sentence_transformers_mirror.corpus import load_corpus
     from sentence_transformers_mirror.evidence import compare
-    from sentence_transformers_mirror.search.entries import columns
 
-    if args.title is None:
-        from sentence_transformers_mirror.corpus import load_corpus
-
-        texts = load_corpus(args.texts, column=args.column)[0]["text"]
-    else:
-        bodies, titles, _ = columns(Path(args.texts), args.column, args.title)
-        texts = [(str(title), body) for title, body in zip(titles or (), bodies, strict=True)]
+    dataset = load_corpus(args.texts, column=args.column, title=args.title)[0]
+    texts = dataset["text"]
+    if args.title is not None and "title" in dataset.column_names:
+        texts = list(zip(dataset["title"], texts, strict=True))
     if args.output is None:
         found = compare(args.before, args.after, texts, structure=args.structure, seed=args.seed)
     else:
@@ -359,7 +443,7 @@ def _compare(args: argparse.Namespace) -> int:
         from sentence_transformers_mirror.tuning import HISTORY
 
         history = Path(args.after, HISTORY)
-        losses = json.loads(history.read_text(encoding="utf-8"))["losses"] if history.exists() else []
+        losses = _losses(history) if history.is_file() else []
         found = write_report(
             args.before,
             args.after,
@@ -386,14 +470,29 @@ def _compare(args: argparse.Namespace) -> int:
     return 0
 
 
-def _index(args: argparse.Namespace) -> int:
-    _quiet()
-    from pathlib import Path
+def _losses(history: Path) -> list[float]:
+    """Of a tuned model, for the report; none if the file was written by something else."""
+    try:
+        losses = json.loads(history.read_text(encoding="utf-8"))["losses"]
+        return [float(loss) for loss in losses]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        logging.getLogger(__package__).warning(f"{str(history)!r} holds no losses; the report goes without.")
+        return []
 
-    from sentence_transformers_mirror.search import SearchIndex
+
+def _index(args: argparse.Namespace) -> int:
+    from sentence_transformers_mirror.search import SearchIndex, store
     from sentence_transformers_mirror.search.entries import columns
 
-    texts, ids, metadata = columns(Path(args.texts), args.column, args.ids, args.metadata)
+    _check_kind(args.kind)
+    if args.dimensions is not None and args.dimensions < 1:
+        raise ValueError(f"--dimensions must be at least 1, not {args.dimensions}.")
+    store.refuse_taken(args.output, args.force)
+    if Path(args.output).exists() and not Path(args.output).is_dir():
+        raise OSError(f"The index could not be saved in {args.output}: it is a file; name a folder.")
+    skipped: list[str] = []
+    texts, ids, metadata = columns(Path(args.texts), args.column, args.ids, args.metadata, skipped)
+    _quiet()
     index = SearchIndex.build(
         args.model,
         texts,
@@ -402,20 +501,37 @@ def _index(args: argparse.Namespace) -> int:
         kind=args.kind,
         dimensions=args.dimensions,
         path=args.output,
+        overwrite=args.force,
     )
-    _tell(args, index.facts(), f"{index.describe()}\nsaved to {args.output}")
+    _tell(args, {**index.facts(), "skipped": len(skipped)}, f"{index.describe()}\nsaved to {args.output}")
+    _tell_skipped(skipped)
     return 0
 
 
-def _add(args: argparse.Namespace) -> int:
-    from pathlib import Path
+def _check_kind(kind: str) -> None:
+    """Complain about what FAISS cannot read; whether it suits the texts is seen when they are there."""
+    if kind not in _KINDS:
+        from sentence_transformers_mirror.search import ann
 
+        ann.check_factory(kind)
+
+
+def _tell_skipped(skipped: list[str]) -> None:
+    if skipped:
+        _complain(f"{len(skipped):,} rows have no text and are left out, first {skipped[0]}")
+
+
+def _add(args: argparse.Namespace) -> int:
     from sentence_transformers_mirror.search.entries import columns
 
+    skipped: list[str] = []
+    entries = columns(Path(args.texts), args.column, args.ids, args.metadata, skipped)
     index = _opened(args)
-    added = index.add(*columns(Path(args.texts), args.column, args.ids, args.metadata))
+    added = index.add(*entries)
     index.save(args.index)
-    _tell(args, {"added": len(added), "texts": len(index)}, f"{len(added):,} texts added, {len(index):,} in all")
+    facts = {"added": len(added), "texts": len(index), "skipped": len(skipped)}
+    _tell(args, facts, f"{len(added):,} texts added, {len(index):,} in all")
+    _tell_skipped(skipped)
     return 0
 
 
@@ -433,10 +549,21 @@ def _search(args: argparse.Namespace) -> int:
             raise ValueError(f"--where takes KEY=VALUE, not {condition!r}.")
         where.setdefault(key, []).append(value)
         try:
-            where[key].append(json.loads(value))  # 7 is meant as the number or as the string
-        except ValueError:
+            meant = json.loads(value)  # 7 is meant as the number or as the string
+            if not isinstance(meant, (list, dict)):  # which no condition can ask for
+                where[key].append(meant)
+        except (ValueError, RecursionError):
             pass
-    hits = _opened(args).search(args.query, top_k=args.top_k, threshold=threshold, where=where or None)
+    if args.top_k < 1:
+        raise ValueError(f"--top-k must be at least 1, not {args.top_k}.")
+    if threshold not in (None, "auto") and not -1 <= threshold <= 1:
+        raise ValueError(f'--threshold is a number from -1 to 1 or "auto", not {threshold}.')
+    index = _opened(args, where)
+    hits = index.search(args.query, top_k=args.top_k, threshold=threshold, where=where or None)
+    if not hits and threshold is not None and sys.stderr is not None:
+        best = index.search(args.query, top_k=1, where=where or None)
+        if best:
+            _complain(f"the best score was {best[0].score:.3f}, below the threshold: a lower --threshold finds it")
     if args.json or not sys.stdout.isatty():
         for hit in hits:
             print(json.dumps({"id": hit.id, "score": hit.score, "text": hit.text, "metadata": hit.metadata}))
@@ -449,14 +576,13 @@ def _print_table(hits: list) -> None:
     import shutil
 
     rows = [(f"{hit.score:.3f}", hit.id, hit.text, hit.metadata or "") for hit in hits]
-    # What cannot be printed could command the terminal.
-    cells = [["".join(c if c.isprintable() else " " for c in str(cell)) for cell in row] for row in rows]
+    cells = [list(map(printable, row)) for row in rows]
     width = max((len(row[1]) for row in cells), default=0)
     for score, item, text, metadata in cells:
         line = f"{score}  {item:{min(width, 30)}.30}  {text}  {metadata}".rstrip()
         print(line[: shutil.get_terminal_size().columns])
     if not hits:
-        print("Nothing was found.", file=sys.stderr)
+        _complain("nothing was found")
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -476,25 +602,47 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _demo(args: argparse.Namespace) -> int:
+    if args.port is not None and not 0 < args.port < 65_536:
+        raise ValueError(f"--port is a number from 1 to 65535, not {args.port}.")
     from sentence_transformers_mirror.demo import serve
 
     serve(_opened(args), args.host, args.port)
     return 0
 
 
-def _opened(args: argparse.Namespace):
-    """The index with its model, every byte verified; what is broken is found before a model is loaded."""
-    from sentence_transformers_mirror.search import SearchIndex
+def _opened(args: argparse.Namespace, where: dict | None = None):
+    """The index with its model, every byte verified; what is broken is found before a model is loaded.
 
-    model = args.model or SearchIndex.open(args.index).facts()["model"]
-    if model is None:
+    The index may come from anybody. It does not choose what is fetched from the network, and what it names is said.
+    """
+    from sentence_transformers_mirror.search import SearchIndex, filters
+
+    opened = SearchIndex.open(args.index)
+    if where:
+        filters.mask(opened._snapshot, where)  # complains about keys that are not there
+    name = opened.facts()["model"]
+    if args.model is None and name is None:
         raise ValueError("The index does not know which model built it: pass --model.")
     _quiet()
+    model = args.model
+    if model is None:
+        from sentence_transformers_mirror.models import load_model
+
+        _complain(f"the index was built by the model {name!r}, which is loaded")
+        try:
+            model = load_model(name, local=True)
+        except OSError as error:
+            if Path(name).exists():
+                raise
+            raise OSError(
+                f"The index names the model {name!r}, which is not on this machine (could not be loaded): pass "
+                "--model with its name to fetch it."
+            ) from error
     return SearchIndex.load(args.index, model=model)
 
 
 def _tell(args: argparse.Namespace, facts: dict, words: str) -> None:
-    print(json.dumps(facts) if args.json or not sys.stdout.isatty() else words)
+    print(json.dumps(facts) if args.json or not sys.stdout.isatty() else "\n".join(map(printable, words.splitlines())))
 
 
 def _quiet() -> None:

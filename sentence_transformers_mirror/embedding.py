@@ -7,10 +7,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from sentence_transformers_mirror.scalars import whole_number
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -44,13 +47,14 @@ def embed(
         model: Any.
         texts: The more, the less padding.
         encode: The model's method: ``encode``, ``encode_query`` or ``encode_document``.
-        batch_size: Texts embedded at a time; by default about 1,000 tokens of them, or 16,000 on a GPU.
+        batch_size: Texts embedded at a time, at least 1; by default about 1,000 tokens of them, or 16,000 on a GPU.
         done: Called with the number of texts of each batch.
         **options: For ``encode``, such as ``prompt`` or ``truncate_dim``.
 
     Returns:
         Float32 or what the model makes, shape (texts, dim), not normalised unless the model does.
     """
+    batch_size = None if batch_size is None else whole_number(batch_size, "batch_size", 1)
     distinct = list(dict.fromkeys(texts))
     lengths = _lengths(model, distinct, options.get("prompt"))
     order = np.argsort(-lengths, kind="stable")  # longest first: what does not fit memory fails at once
@@ -114,18 +118,30 @@ def _map(
     """Like `map`, on a CPU several at a time with a share of its threads each."""
     import torch
 
-    threads = torch.get_num_threads()
+    global _embedding, _threads
+    with _counting:
+        # Another thread that embeds now has set it to a share.
+        threads = torch.get_num_threads() if not _embedding else _threads
     passes = min(threads, _PASSES, len(batches))
     # A new thread knows nothing of the autocast region of its caller.
     if passes < 2 or model.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         yield from map(work, batches)
         return
+    with _counting:
+        _embedding, _threads = _embedding + 1, threads
     pool = ThreadPoolExecutor(passes, initializer=torch.set_num_threads, initargs=(threads // passes,))
     try:
-        yield from pool.map(work, batches)
+        # Its threads may do what this one may.
+        yield from pool.map(lambda context, rows: context.run(work, rows), [copy_context() for _ in batches], batches)
     finally:
         pool.shutdown(cancel_futures=True)
+        with _counting:
+            _embedding -= 1
         torch.set_num_threads(threads)  # what threads begin with is one number for all of them
+
+
+_counting = threading.Lock()
+_embedding, _threads = 0, 1  # how many embed in several threads now, and the threads of torch before the first did
 
 
 def _lengths(model: SentenceTransformer, texts: list[str], prompt: object) -> np.ndarray:

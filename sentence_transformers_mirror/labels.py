@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import re
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -109,9 +110,13 @@ def _find(folder: str | Path, pattern: str) -> list[Path]:
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """Place and content of each line."""
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            yield f"{path}, line {number}", line.rstrip("\r\n")
+    number = 0
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                yield f"{path}, line {number}", line.rstrip("\r\n")
+    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read after line {number}: {error}.") from error
 
 
 def _cells(path: Path, separator: str, least: int = 0) -> Iterator[tuple[str, list[str]]]:

@@ -9,20 +9,35 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
-def load_model(model: SentenceTransformer | str | Path) -> SentenceTransformer:
+def load_model(model: SentenceTransformer | str | Path, local: bool = False) -> SentenceTransformer:
     """A model from a folder or the hub; one that is loaded already is given back.
 
+    Args:
+        model: A model, or its name or path.
+        local: Whether to stay off the network.
+
     Raises:
-        OSError: If there is none.
+        OSError: If there is none, or it is damaged.
     """
     if not isinstance(model, (str, Path)):
         return model
     from sentence_transformers import SentenceTransformer
 
+    there = Path(model).exists()
     try:
-        return SentenceTransformer(str(model))
-    except (OSError, ValueError) as error:
+        loaded = SentenceTransformer(str(model), **({"local_files_only": True} if local else {}))
+        if loaded.supports("text"):
+            loaded.encode(["a"], show_progress_bar=False)  # some damage is only seen then
+    except Exception as error:  # a damaged folder raises anything
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if there:
+            raise OSError(
+                f"The model in {str(model)!r} could not be loaded, its files are damaged or of another kind ({cause})."
+            ) from error
+        if not isinstance(error, (OSError, ValueError)):
+            raise OSError(f"The model {str(model)!r} could not be loaded ({cause}).") from error
         raise OSError(
             f"The model {str(model)!r} could not be loaded: no such folder, and no such model in the hub or no "
             f"network to reach it ({type(error).__name__})."
         ) from error
+    return loaded

@@ -7,6 +7,7 @@ import json
 import logging
 import random
 import re
+import sys
 import sysconfig
 import time
 from collections.abc import Iterator
@@ -22,7 +23,9 @@ from tqdm.auto import tqdm
 from sentence_transformers_mirror import embedded_model_path
 from sentence_transformers_mirror.evidence import Measurement, Parts, judge, measure
 from sentence_transformers_mirror.ranking import look_alikes
+from sentence_transformers_mirror.saving import refuse_model
 from sentence_transformers_mirror.search import SearchIndex
+from sentence_transformers_mirror.search.store import refuse_taken
 from sentence_transformers_mirror.tuning import mirror_tune
 
 logger = logging.getLogger(__name__)
@@ -37,7 +40,12 @@ _SIGNATURE = re.compile(r"[\w.]+\(.*\)(\s*->.*)?")
 
 
 def run(
-    output_dir: str | Path | None = None, *, seed: int = 42, max_documents: int = 3_200, max_pairs: int = 400
+    output_dir: str | Path | None = None,
+    *,
+    seed: int = 42,
+    overwrite: bool = False,
+    max_documents: int = 3_200,
+    max_pairs: int = 400,
 ) -> dict:
     """Tune the embedded model for search on docstrings, measure it on docstrings of other modules, and ask questions.
 
@@ -50,6 +58,7 @@ def run(
     Args:
         output_dir: Where to leave the tuned model (``model``) and the index (``index``).
         seed: Of the split, the samples and the tuning.
+        overwrite: Whether to replace what an earlier run left there.
         max_documents: Docstrings to tune on, at least 2; more are sampled.
         max_pairs: Held-out docstrings to measure on, at least 50; more are sampled.
 
@@ -68,6 +77,9 @@ def run(
     """
     start = time.perf_counter()
     model_dir = None if output_dir is None else Path(output_dir) / "model"
+    if output_dir is not None:
+        refuse_model(model_dir, overwrite)
+        refuse_taken(Path(output_dir) / "index", overwrite)
     if model_dir is not None:
         model_dir.mkdir(parents=True, exist_ok=True)  # now, rather than fail after a minute
     docstrings = read_docstrings()
@@ -87,15 +99,22 @@ def run(
     before = measured("before tuning")
     logger.info(f"Tuning on {min(max_documents, len(training)):,} docstrings of other modules ...")
     # What is measured here says more than the few documents that a guard could set aside.
-    options = {"output_dir": model_dir, "max_texts": max_documents, "seed": seed, "guard": False}
+    options = {
+        "output_dir": model_dir,
+        "max_texts": max_documents,
+        "seed": seed,
+        "guard": False,
+        "overwrite": overwrite,
+    }
     tuning = mirror_tune(model, training, RECIPE, epochs=1, **options)
     if tuning.interrupted:
         raise KeyboardInterrupt
     after = measured("after tuning")
     logger.info(f"Indexing {len(docstrings):,} docstrings ...")
-    index = SearchIndex.build(model, texts, ids=names, show_progress=True)
+    # By its folder, where there is one, so that the index knows its model.
+    index = SearchIndex.build(model_dir or model, texts, ids=names, show_progress=True)
     if output_dir is not None:
-        index.save(Path(output_dir) / "index")
+        index.save(Path(output_dir) / "index", overwrite=overwrite)
     found = index.search([one["question"] for one in asked], top_k=_DEEPEST)
     evidence = judge(before, after, parts, rivals, seed=seed)
     return {
@@ -176,7 +195,9 @@ def read_docstrings(library: str | Path | None = None) -> list[Docstring]:
     """
     library = Path(library or sysconfig.get_paths()["stdlib"])
     found: dict[str, Docstring] = {}
-    for path in tqdm(sorted(library.rglob("*.py")), desc="Reading docstrings", unit="file"):
+    for path in tqdm(
+        sorted(library.rglob("*.py")), desc="Reading docstrings", unit="file", disable=sys.stderr is None
+    ):
         file = path.relative_to(library)
         if _SKIPPED.intersection(file.parts):
             continue

@@ -5,10 +5,12 @@ Sections, tables and figures are those of the Mirror-BERT paper (arXiv 2104.0802
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from sentence_transformers_mirror.document_views import DocumentViews
+from sentence_transformers_mirror.scalars import plain
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def resolve(recipe: str | Recipe, **overrides: object) -> Recipe:
     for name in overrides:
         if name not in fields:
             raise ValueError(f"A recipe has no {name!r}{_suggest(name, fields)}; it has {', '.join(fields)}.")
-    recipe = replace(recipe, **overrides)
+    recipe = replace(recipe, **{name: plain(value) for name, value in overrides.items()})
     _check(recipe)
     return recipe
 
@@ -113,7 +115,29 @@ def _suggest(name: str, known: object) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+_COUNTS = ("epochs", "batch_size", "mini_batch_size", "max_length", "mask_min_length")
+_NUMBERS = ("temperature", "mask", "dropout", "drophead", "learning_rate", "warm_up", "weight_decay")
+_MAY_BE_NONE = ("mini_batch_size", "mask", "dropout", "learning_rate")
+
+
+def _check_kinds(recipe: Recipe) -> None:
+    """Before values are compared: a text or None has no size."""
+    for names, kinds, words in (
+        (_COUNTS, (int,), "a whole number"),
+        (_NUMBERS, (int, float), "a number"),
+        (("decay", "ignore_duplicates"), (bool,), "True or False"),
+    ):
+        for name in names:
+            value = getattr(recipe, name)
+            right = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+            absent = value is None and name in _MAY_BE_NONE
+            if not absent and not (right and math.isfinite(value)):
+                words += " or None" if name in _MAY_BE_NONE else ""
+                raise ValueError(f"{name} must be {words}, not {value!r:.60}.")
+
+
 def _check(recipe: Recipe) -> None:
+    _check_kinds(recipe)
     limits = {
         "temperature": recipe.temperature > 0,
         "mask": recipe.mask is None or 0 < recipe.mask < 1,

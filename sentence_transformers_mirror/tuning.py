@@ -37,6 +37,9 @@ from sentence_transformers_mirror.guard import Guard, hold_out
 from sentence_transformers_mirror.loss import LAYOUT, MirrorLoss
 from sentence_transformers_mirror.models import load_model
 from sentence_transformers_mirror.recipes import Recipe, learning_rate_for, resolve
+from sentence_transformers_mirror.saving import refuse_model, save_whole
+from sentence_transformers_mirror.scalars import plain, whole_number
+from sentence_transformers_mirror.undisturbed import undisturbed
 from sentence_transformers_mirror.views import TokenSpanMask
 
 logger = logging.getLogger(__name__)
@@ -98,6 +101,7 @@ def mirror_tune(
     prompt: str | None = None,
     guard: bool | None = None,
     keep_worse: bool = False,
+    overwrite: bool = False,
     **overrides: object,
 ) -> TuningResult:
     """Tune a model on raw texts, in place.
@@ -124,6 +128,7 @@ def mirror_tune(
             show too little. With ``True`` documents of one sentence are asked by their titles, which a recipe with
             views then does without.
         keep_worse: Keep the tuned weights even then.
+        overwrite: Whether to replace a model that lies in ``output_dir``; it is replaced in one step.
         **overrides: Fields of the recipe to replace, such as ``learning_rate=1e-4``.
 
     Returns:
@@ -132,10 +137,15 @@ def mirror_tune(
     Raises:
         ValueError: If recipe, overrides or texts are of no use, the model reads no text, or ``guard=True`` and the
             texts have no structure to measure by.
+        FileExistsError: If a model lies in ``output_dir`` and is not to be overwritten.
         OSError: If the model cannot be loaded or the output folder cannot be written; before anything is tuned.
+        TypeError: If the texts are a dictionary or a data frame.
         FloatingPointError: If the loss or the weights stop being numbers; the model has its original weights back.
     """
     recipe = resolve(recipe, **overrides)
+    seed, max_texts = whole_number(seed, "seed"), whole_number(max_texts, "max_texts", 2)
+    if output_dir is not None:
+        refuse_model(output_dir, overwrite)
     model = _load(model)
     if recipe.learning_rate is None:
         parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -175,11 +185,12 @@ def mirror_tune(
             # What judges must not be taught, or the verdict would be about the lesson.
             recipe = replace(recipe, views=replace(recipe.views, titles=0.0))
     progress = _Progress(recipe)
-    before = evaluator(model) if evaluator is not None else {}
     with ExitStack() as stack:
+        stack.enter_context(undisturbed(model))
         # The Trainer wants a folder, though nothing is saved in it.
         workspace = stack.enter_context(tempfile.TemporaryDirectory())
         stack.enter_context(_trained_in_float32(model))
+        before = _evaluated(evaluator, model)
         if recipe.dropout is not None:
             stack.enter_context(dropout_rate(model, recipe.dropout))
         if recipe.drophead:
@@ -207,12 +218,18 @@ def mirror_tune(
                 evidence, kept = watch.finish(kept_step, original, keep_worse, seed)
                 kept_step, averaged = (0, False) if kept is None else (kept.step, kept.averaged)
             seconds = time.perf_counter() - start
-        except FloatingPointError:
+        except BaseException:
             model.load_state_dict(original)
             raise
+        finally:
+            _host.raise_versions([*model.parameters(), *model.buffers()])  # for an index that knows the model
     losses = trainer.step_losses[: trainer.state.global_step].tolist()
     _host.describe_run(model, str(recipe), losses, trainer.state.epoch or 0)
-    after = evaluator(model) if evaluator is not None else {}
+    if output_dir is not None:
+        # Before anything that can fail: minutes of tuning are in it.
+        save_whole(lambda folder: model.save_pretrained(str(folder)), output_dir)
+    with _modes_kept(model):
+        after = _evaluated(evaluator, model)
     result = TuningResult(
         steps=trainer.state.global_step,
         seconds=seconds,
@@ -231,10 +248,16 @@ def mirror_tune(
         averaged=averaged,
     )
     if output_dir is not None:
-        model.save_pretrained(str(output_dir))
-        history = json.dumps({**asdict(result), "seed": seed}, indent=1)
+        history = json.dumps({**asdict(result), "seed": seed}, indent=1, default=str)
         Path(output_dir, HISTORY).write_text(history + "\n", encoding="utf-8")
     return result
+
+
+def _evaluated(evaluator: BaseEvaluator | None, model: SentenceTransformer) -> dict[str, object]:
+    """What an evaluator says, in numbers of Python; one that returns a number says ``score``."""
+    found = {} if evaluator is None else evaluator(model)
+    found = found if isinstance(found, dict) else {"score": found}
+    return {str(name): plain(value) for name, value in found.items()}
 
 
 class _MirrorTrainer(SentenceTransformerTrainer):
@@ -310,7 +333,7 @@ class _Progress(TrainerCallback):
         self.trainer: _MirrorTrainer
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        self.bar = tqdm(total=state.max_steps, desc="Tuning", unit="step")
+        self.bar = tqdm(total=state.max_steps, desc="Tuning", unit="step", disable=sys.stderr is None)
         give_memory_back()
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
@@ -407,15 +430,28 @@ def _arguments(model: SentenceTransformer, recipe: Recipe, workspace: str, seed:
 @contextmanager
 def _trained_in_float32(model: SentenceTransformer) -> Iterator[None]:
     """Float32 weights inside; the dtypes and the training modes of before outside."""
-    tensors = [*model.parameters(), *model.buffers()]
-    dtypes = [tensor.dtype for tensor in tensors]
+    dtypes = {name: tensor.dtype for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+    with _modes_kept(model):
+        model.float()
+        try:
+            yield
+        finally:
+            for name, parameter in model.named_parameters():
+                parameter.data = parameter.data.to(dtypes.get(name, parameter.dtype))
+            # These are other tensors than before: `float` replaces buffers.
+            for prefix, module in model.named_modules():
+                for key, buffer in module._buffers.items():
+                    wanted = dtypes.get(f"{prefix}.{key}" if prefix else key)
+                    if buffer is not None and wanted is not None and buffer.dtype != wanted:
+                        module._buffers[key] = buffer.to(wanted)
+
+
+@contextmanager
+def _modes_kept(model: SentenceTransformer) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
-    model.float()
     try:
         yield
     finally:
-        for tensor, dtype in zip(tensors, dtypes, strict=True):
-            tensor.data = tensor.data.to(dtype)
         for module, mode in modes:
             module.training = mode
 

@@ -398,6 +398,22 @@ def _empty(factory: str, dimension: int) -> Any:
         ) from error
 
 
+def check_factory(kind: str) -> None:
+    """Refuse what is neither a kind nor a factory string of FAISS.
+
+    Raises:
+        ValueError: If FAISS cannot parse it; whether it suits the vectors is not looked at.
+    """
+    try:
+        _faiss().index_factory(960, kind, _faiss().METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        if "parse" in str(error):
+            raise ValueError(
+                f"FAISS makes no {kind!r}; kinds are auto, flat, hnsw, ivf-flat, ivf-sq8, ivf-pq and the factory "
+                f"strings of FAISS ({_first_line(error)})."
+            ) from None
+
+
 def _order(rows: int, held_out: np.ndarray) -> np.ndarray:
     return np.concatenate([np.delete(np.arange(rows), held_out), held_out])
 
