@@ -77,8 +77,8 @@ def load_corpus(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        TypeError: If the source is a dictionary or a data frame: pass the list of its texts.
-        ValueError: If the source is binary, has no such column, holds something else than strings, or no text at all.
+        ValueError: If the source is a dictionary or a data frame (pass the list of its texts) or is binary, has no such
+            column, holds something else than strings, or no text at all.
     """
     if max_texts is not None:
         max_texts = whole_number(max_texts, "max_texts", 1)
@@ -140,7 +140,10 @@ def _read(source: object, column: str | None, title: str | None, dropped: dict[s
         rows = enumerate(source.select_columns(wanted))
         yield from _rows(((f"Row {number} of the dataset", row) for number, row in rows), wanted)
     else:
-        refuse_no_texts(source)
+        try:
+            refuse_no_texts(source)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
         yield from _pairs(source)
 
 

@@ -67,7 +67,7 @@ def refuse_no_texts(source: object) -> None:
             f"texts is one {kind}, whose rows are not texts: pass the list of its texts, such as [*column]."
         )
     if isinstance(source, (bytes, bytearray)) or not isinstance(source, Iterable):
-        raise TypeError(f"texts must be a list of strings, a file or a datasets.Dataset, not one {kind}.")
+        raise TypeError(f"texts must be a file, a datasets.Dataset or a list of strings, not one {kind}.")
 
 
 def read_rows(path: Path, undecodable: list[int] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -111,7 +111,7 @@ def test_bad_sources(tmp_path):
         load_corpus(tmp_path / "absent.txt")
     with pytest.raises(ValueError, match="folder without a saved dataset"):
         load_corpus(tmp_path)
-    with pytest.raises(TypeError, match="list of strings"):
+    with pytest.raises(ValueError, match="must be a file, .* or a list of strings, not one int"):
         load_corpus(3)
     (tmp_path / "image.txt").write_bytes(b"\x89PNG\0\0")
     with pytest.raises(ValueError, match="zero byte in line 1"):
