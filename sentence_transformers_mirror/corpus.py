@@ -77,7 +77,7 @@ def load_corpus(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the source is a dictionary or a data frame (pass the list of its texts) or is binary, has no such
+        ValueError: If the source is a dictionary or a data frame (pass the list of its texts) or binary, has no such
             column, holds something else than strings, or no text at all.
     """
     if max_texts is not None:
