@@ -635,8 +635,8 @@ def _opened(args: argparse.Namespace, where: dict | None = None):
             if Path(name).exists():
                 raise
             raise OSError(
-                f"The index names the model {name!r}, which is not on this machine (could not be loaded): pass "
-                "--model with its name to fetch it."
+                f"The model {name!r}, which the index names, could not be loaded from this machine: pass --model, "
+                "with its name to fetch it from the hub."
             ) from error
     return SearchIndex.load(args.index, model=model)
 
