@@ -137,8 +137,8 @@ def test_column_sentences_and_prompt(files, capfd, monkeypatch):
     tune = tuning.mirror_tune
     monkeypatch.setattr(tuning, "mirror_tune", lambda *a, **k: seen.update(k, texts=a[1]["text"]) or tune(*a, **k))
     assert main([*argv, "--column", "body", "--split-sentences", "--prompt", "the "]) == 0
-    assert list(seen["texts"]) == ["One cat sat.", "Two dogs ran.", "Three birds flew away.", "Four fish swam."]
-    assert seen["prompt"] == "the "
+    assert list(seen["texts"]) == ["One cat sat. Two dogs ran.", "Three birds flew away. Four fish swam."]
+    assert seen["prompt"] == "the " and seen["split_sentences"]
     monkeypatch.setattr(tuning, "mirror_tune", lambda *a, **k: seen.update(rows=list(a[1])) or tune(*a, **k))
     again = [*argv, "--column", "body", "--title", "name", "--recipe", "search", "--set", "batch_size=2"]
     assert "There is a model" in (message := failure(capfd, again)) and "--force" in message
