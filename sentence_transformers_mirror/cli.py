@@ -37,7 +37,7 @@ _FLAGS = {
     r"\bguard=None": "no --guard",
     r"\bPass max_texts\b": "Pass --max-texts",
     r"\bmax_texts\b": "--max-texts",
-    r"load_corpus\(\.\.\., split_sentences=True\), or ": "",
+    r"\bsplit_sentences=True": "--split-sentences",
     r"\braise max_length\b": "pass --set max_length=N",
     r"pass SearchIndex\.load\(path, model=\.\.\.\)": "pass --model",
     r"load it without a model, call rebuild\(model\), and save it": "index the texts again",
@@ -181,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(verb=_evaluate)
     evaluate.add_argument("model", metavar="MODEL", help="folder, or name in the Hugging Face hub")
     evaluate.add_argument("--data", required=True, metavar="DIR", help="folder of the sets, as published or as tsv")
-    evaluate.add_argument("--suite", default="all", choices=_SUITES, help="which sets (default: %(default)s)")
+    evaluate.add_argument("--suite", default="all", help="sts, words, linking or all (default: %(default)s)")
     evaluate.add_argument("--output", metavar="FILE", help="keep the scores with versions, machine and command, JSON")
     compare = verbs.add_parser(
         "compare",
@@ -198,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
         "--title", metavar="COLUMN", help="which column holds their titles; --structure title asks them"
     )
     compare.add_argument(
-        "--structure", default="auto", choices=_STRUCTURES, help="what belongs together (default: %(default)s)"
+        "--structure", default="auto", help="auto, first, title, halves, neighbours or single (default: %(default)s)"
     )
     compare.add_argument("--labels", metavar="DIR", help="folder of labelled sets, for the report")
     compare.add_argument("--output", metavar="FILE", help="write a report, HTML (needs matplotlib, the extra `plot`)")
@@ -269,6 +269,11 @@ def _check_texts(args: argparse.Namespace, *columns: str | None) -> None:
             raise ValueError(f"{args.texts!r} has no column {name!r}, which {flag} names; the columns are {there}.")
 
 
+def _check_choice(flag: str, value: str, choices: list[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"There is no {flag[2:]} {value!r}; {flag} is one of {', '.join(choices)}.")
+
+
 def _check_output(output: str | None) -> None:
     """Make the folder of a file, so that nothing is computed that cannot be kept."""
     if output is not None:
@@ -289,14 +294,13 @@ def _tune(args: argparse.Namespace) -> int:
     from sentence_transformers_mirror.corpus import load_corpus
     from sentence_transformers_mirror.tuning import mirror_tune
 
-    # Here and not by mirror_tune, which has no say in columns and sentences.
+    # Here and not by mirror_tune, which has no say in columns.
     texts, report = load_corpus(
         args.texts,
         column=args.column,
         title=args.title,
         max_texts=args.max_texts,
         seed=args.seed,
-        split_sentences=args.split_sentences,
     )
     result = mirror_tune(
         args.model,
@@ -309,6 +313,7 @@ def _tune(args: argparse.Namespace) -> int:
         guard=args.guard,
         keep_worse=args.keep_worse,
         overwrite=args.force,
+        split_sentences=args.split_sentences,
     )
     if args.json:
         print(json.dumps({**asdict(result), "dropped": report.dropped, "read": report.read, "model": args.output}))
@@ -398,6 +403,7 @@ def _quickstart(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    _check_choice("--suite", args.suite, _SUITES)
     if not Path(args.data).is_dir():
         raise FileNotFoundError(f"There is no folder {args.data!r}: name the one that holds the labelled sets.")
     _check_output(args.output)
@@ -426,6 +432,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _compare(args: argparse.Namespace) -> int:
     if args.output is None and (args.labels or args.plots):
         raise ValueError("--labels and --plots are for the report: add --output report.html.")
+    _check_choice("--structure", args.structure, _STRUCTURES)
     _check_texts(args, args.title)
     _check_output(args.output)
     _quiet()
@@ -558,12 +565,7 @@ def _search(args: argparse.Namespace) -> int:
         raise ValueError(f"--top-k must be at least 1, not {args.top_k}.")
     if threshold not in (None, "auto") and not -1 <= threshold <= 1:
         raise ValueError(f'--threshold is a number from -1 to 1 or "auto", not {threshold}.')
-    index = _opened(args, where)
-    hits = index.search(args.query, top_k=args.top_k, threshold=threshold, where=where or None)
-    if not hits and threshold is not None and sys.stderr is not None:
-        best = index.search(args.query, top_k=1, where=where or None)
-        if best:
-            _complain(f"the best score was {best[0].score:.3f}, below the threshold: a lower --threshold finds it")
+    hits = _opened(args, where).search(args.query, top_k=args.top_k, threshold=threshold, where=where or None)
     if args.json or not sys.stdout.isatty():
         for hit in hits:
             print(json.dumps({"id": hit.id, "score": hit.score, "text": hit.text, "metadata": hit.metadata}))
@@ -635,8 +637,8 @@ def _opened(args: argparse.Namespace, where: dict | None = None):
             if Path(name).exists():
                 raise
             raise OSError(
-                f"The index names the model {name!r}, which is not on this machine (could not be loaded): pass "
-                "--model with its name to fetch it."
+                f"The model {name!r}, which the index names, could not be loaded from this machine: pass --model, "
+                "with its name to fetch it from the hub."
             ) from error
     return SearchIndex.load(args.index, model=model)
 

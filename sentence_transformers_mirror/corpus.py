@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
+from sentence_transformers_mirror import sentences
 from sentence_transformers_mirror.files import (
     column_names,
     is_table,
@@ -91,7 +92,7 @@ def load_corpus(
     read, titled = 0, False
     raw = _read(source, column, title, dropped)
     if split_sentences:
-        raw = (("", sentence) for _, text in raw for sentence in _split(text, language))
+        raw = (("", sentence) for _, text in raw for sentence in sentences.split_sentences(text, language))
     folded = ((" ".join(heading.split()), " ".join(text.split())) for heading, text in raw)
     while rows := list(islice(folded, _CHUNK)):
         read += len(rows)
@@ -208,9 +209,3 @@ def _string(value: object, where: str) -> str:
     except UnicodeEncodeError:
         raise ValueError(f"{where} is {value!r:.50}, with half a character (a lone surrogate); repair it.") from None
     return value
-
-
-def _split(text: str, language: str) -> Iterable[str]:
-    from sentencex import segment
-
-    return segment(language, text)

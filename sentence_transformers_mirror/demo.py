@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import socket
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = ["score", "", "id", "text", "metadata"]
 _BAR = 20  # characters of a score of 1
+_LARGEST = 1_000_000  # bytes of a request
 
 
 def parse_filter(text: str) -> dict[str, Any] | None:
@@ -74,14 +78,69 @@ def serve(index: SearchIndex, host: str = "127.0.0.1", port: int | None = None, 
 
     Args:
         index: With a model.
-        host: Address to listen on; ``0.0.0.0`` lets every machine in the network search.
+        host: Address to listen on; ``0.0.0.0`` lets every machine in the network search, by the address or the name
+            of this one.
         port: Or the first free one from 7860.
         block: Whether to stay until interrupted.
 
     Returns:
         The address of the page.
     """
+    from starlette.middleware import Middleware
+
     _, address, _ = page(index).launch(
-        server_name=host, server_port=port, prevent_thread_lock=not block, share=False, quiet=not block
+        server_name=host,
+        server_port=port,
+        prevent_thread_lock=not block,
+        share=False,
+        quiet=not block,
+        app_kwargs={"middleware": [Middleware(_OwnHost, host=host)]},
     )
     return address
+
+
+class _OwnHost:
+    """Answers only what asks for this machine by its address or one of its names, and takes no uploads.
+
+    A web page that the user visits can point a name of its own at this machine (DNS rebinding) and would then read
+    the corpus; it can do so with no address and with no name of the machine. The page has nothing to upload.
+    """
+
+    def __init__(self, app: Callable[..., Awaitable[None]], host: str) -> None:
+        self.app = app
+        self.names = {"localhost", host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()}
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] in ("http", "websocket") and (reason := self._refused(scope)):
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+                return
+            body = reason.encode()
+            headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
+            await send({"type": "http.response.start", "status": 403, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+            return
+        await self.app(scope, receive, send)
+
+    def _refused(self, scope: dict[str, Any]) -> str | None:
+        headers: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            headers.setdefault(name.lower(), value)
+        if not self._is_own(headers.get(b"host", b"").decode("latin-1")):
+            return "This page answers to the address or the name of its machine only."
+        origin = headers.get(b"origin", b"")
+        if origin and origin.partition(b"://")[2] != headers[b"host"]:
+            return "This page is not for other websites."
+        if "upload" in scope["path"].rstrip("/").rsplit("/", 1)[-1]:
+            return "This page takes no uploads."
+        if int(headers.get(b"content-length", b"0") or 0) > _LARGEST:
+            return "This request is too large."
+        return None
+
+    def _is_own(self, host: str) -> bool:
+        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+            return True
+        except ValueError:
+            return name.lower() in self.names

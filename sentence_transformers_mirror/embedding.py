@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +56,7 @@ def embed(
         Float32 or what the model makes, shape (texts, dim), not normalised unless the model does.
     """
     batch_size = None if batch_size is None else whole_number(batch_size, "batch_size", 1)
+    texts = readable(model, texts)
     distinct = list(dict.fromkeys(texts))
     lengths = _lengths(model, distinct, options.get("prompt"))
     order = np.argsort(-lengths, kind="stable")  # longest first: what does not fit memory fails at once
@@ -87,6 +89,18 @@ def embed(
         done(len(texts) - len(distinct))
     numbers = {text: number for number, text in enumerate(distinct)}
     return vectors[[numbers[text] for text in texts]]
+
+
+def readable(model: SentenceTransformer, texts: Sequence[str]) -> list[str]:
+    """Texts without what is far beyond what a model reads: a tokenizer takes all of a text, and takes its time.
+
+    A hundred characters a token are left, of which natural text needs five.
+    """
+    longest = model.max_seq_length
+    if longest is None or longest >= 2**31:
+        return list(texts)
+    limit = 100 * int(longest)
+    return [text if len(text) <= limit or not text[:limit].strip() else text[:limit] for text in texts]
 
 
 def _one_at_a_time(model: SentenceTransformer) -> SentenceTransformer:
@@ -140,6 +154,15 @@ def _map(
         torch.set_num_threads(threads)  # what threads begin with is one number for all of them
 
 
+def _renew_locks() -> None:
+    """In a forked process: the thread that held a lock is not there any more."""
+    global _counting, _embedding, ONE_AT_A_TIME
+    _counting, ONE_AT_A_TIME = threading.Lock(), threading.Lock()
+    _embedding = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
 _counting = threading.Lock()
 _embedding, _threads = 0, 1  # how many embed in several threads now, and the threads of torch before the first did
 

@@ -8,6 +8,7 @@ known to follow the quality on users' tasks (EvalRank, arXiv 2203.02679).
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,15 @@ import numpy as np
 from sentence_transformers_mirror import geometry
 from sentence_transformers_mirror.document_views import TITLES, split_title
 from sentence_transformers_mirror.embedding import embed
+from sentence_transformers_mirror.files import refuse_no_texts
 from sentence_transformers_mirror.models import load_model
 from sentence_transformers_mirror.ranking import look_alikes, reciprocal_ranks, tfidf_reciprocal_ranks
+from sentence_transformers_mirror.sentences import split_sentences
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger(__name__)
 
 Verdict = Literal["better", "worse", "no evidence", "damaged"]
 
@@ -32,6 +37,7 @@ _LEAST_DOCUMENTS = 50  # with structure, to say anything
 LEAST_GAIN, LEAST_LOSS = 0.001, 0.04
 _RESAMPLES = 2_000
 _BLOCK = 100  # resamples at a time, to bound memory
+_READ = 20_000  # characters of a text
 _HIDDEN = 0.3  # of the words of a single sentence
 SINGLE = "single sentences"
 
@@ -116,7 +122,7 @@ class Evidence:
 def compare(
     before: SentenceTransformer | str | Path,
     after: SentenceTransformer | str | Path,
-    texts: Iterable[str | tuple[str, str]],
+    texts: str | Path | Iterable[str | tuple[str, str]],
     *,
     structure: str = "auto",
     language: str = "en",
@@ -130,7 +136,8 @@ def compare(
     Args:
         before: A model, or its name or path; it is loaded once the texts were found to be of use.
         after: Another one, or the same after tuning.
-        texts: Documents that neither was tuned on: strings, or pairs of title and text.
+        texts: Documents that neither was tuned on: strings, or pairs of title and text; or a file of them, as for
+            `load_corpus`.
         structure: As in `split_parts`.
         language: Of the texts, an ISO 639-1 code, for finding sentences.
         max_documents: More are sampled.
@@ -145,6 +152,13 @@ def compare(
         OSError: If a model cannot be loaded.
         ValueError: If there are fewer than 50 texts, or a model makes vectors that are not numbers.
     """
+    if isinstance(texts, (str, Path)):
+        from sentence_transformers_mirror.corpus import load_corpus
+
+        dataset = load_corpus(texts)[0]
+        titled = "title" in dataset.column_names
+        texts = zip(dataset["title"], dataset["text"], strict=True) if titled else dataset["text"]
+    refuse_no_texts(texts)
     parts = split_parts(texts, structure, language=language, max_documents=max_documents, seed=seed)
     rivals = look_alikes(parts.passages)
     measured = [measure(load_model(model), parts, rivals) for model in (before, after)]
@@ -178,13 +192,13 @@ def split_parts(
     Raises:
         ValueError: If there is no such structure, or fewer than 50 texts have it.
     """
-    from sentencex import segment
-
     if structure not in ("auto", "single", "title", *_STRUCTURES):
         raise ValueError(
             f"There is no structure {structure!r}; they are auto, single, title, {', '.join(_STRUCTURES)}."
         )
-    documents = [("", text) if isinstance(text, str) else split_title(*text) for text in dict.fromkeys(texts)]
+    documents = [
+        ("", text) if isinstance(text, str) else split_title(text[0] or "", text[1]) for text in dict.fromkeys(texts)
+    ]
     random.Random(seed).shuffle(documents)
     texts, titled = [body for _, body in documents], [document for document in documents if document[0]]
     if structure == "single":
@@ -193,7 +207,8 @@ def split_parts(
         parts = _titles(titled, max_documents)
     else:
         cut, words = _STRUCTURES["first" if structure == "auto" else structure]
-        sentences = (list(filter(None, map(str.strip, segment(language, text)))) for text in texts)
+        # A model reads no more of a text.
+        sentences = (list(split_sentences(text[:_READ], language)) for text in texts)
         parts = _distinct(map(cut, sentences), max_documents, words)
         if structure == "auto" and _documents(parts) < _LEAST_DOCUMENTS:
             parts = _titles(titled, max_documents) if titled else _singles(texts, max_documents, seed)
@@ -201,6 +216,10 @@ def split_parts(
         raise ValueError(
             f"Only {_documents(parts)} of {len(texts)} texts have parts to rank ({parts.structure}), and "
             f"{_LEAST_DOCUMENTS} are needed to say anything: give more texts."
+        )
+    if (used := _documents(parts)) < min(max_documents, len(texts)) / 2:
+        logger.warning(
+            f"Only {used:,} of {len(texts):,} texts have such parts ({parts.structure}), and the others do not count."
         )
     return parts
 

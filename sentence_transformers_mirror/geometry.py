@@ -40,6 +40,16 @@ def random_cosines(vectors: np.ndarray) -> np.ndarray:
     return (vectors @ vectors.T)[np.triu_indices(len(vectors), 1)]
 
 
+def chance_cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosines of unit vectors with those that are not their positives, shape (n (n - 1),), -1 to 1.
+
+    Args:
+        a: Shape (n, dim).
+        b: Shape (n, dim); row i is the positive of row i. What chance gives must be of the same two kinds of texts.
+    """
+    return (a @ b.T)[~np.eye(len(a), dtype=bool)]
+
+
 def isotropy(vectors: np.ndarray) -> float:
     """Smallest over largest partition function along the principal axes, 0 to 1; 1 is even.
 

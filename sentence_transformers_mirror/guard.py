@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from datasets import Dataset
-from sentencex import segment
 from transformers import TrainerCallback
 
 from sentence_transformers_mirror.document_views import split_title
 from sentence_transformers_mirror.evidence import Evidence, Measurement, Parts, judge, measure, split_parts
 from sentence_transformers_mirror.ranking import look_alikes
+from sentence_transformers_mirror.sentences import split_sentences
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +65,9 @@ def hold_out(
 
     sample = random.Random(seed).sample(range(len(texts)), min(_SAMPLE, len(texts)))
     structure = "first"
-    structured = [row for row in sample if len(list(segment(language, document(row)[1]))) > 1]
+    # The beginning of a document tells, and is all that is read of it.
+    begin = 2 * _CHARACTERS * recipe.max_length
+    structured = [row for row in sample if len(list(split_sentences(document(row)[1][:begin], language))) > 1]
     if by_titles and len(structured) < _STRUCTURED * len(sample):
         structure = "title"
         structured = [row for row in sample if document(row)[0]]

@@ -63,10 +63,10 @@ def reciprocal_ranks(
 def look_alikes(passages: Sequence[str], k: int = 20) -> np.ndarray:
     """The passages that share the most telling words with each passage, for `reciprocal_ranks`.
 
-    Among all passages most are about something else and easily told apart. Among look-alikes words alone do not help.
+    Among all passages most are about something else and easily told apart. Among look-alikes words alone help less.
 
     Args:
-        passages: Texts, at least 2 with a word in them.
+        passages: Texts, at least 2.
         k: Look-alikes of each, at least 1; more than the other passages gives all of these.
 
     Returns:
@@ -74,9 +74,9 @@ def look_alikes(passages: Sequence[str], k: int = 20) -> np.ndarray:
         shape (n, min(k, n - 1)).
 
     Raises:
-        ValueError: If no passage has a word in it.
+        ValueError: If all passages are blank.
     """
-    vectors = TfidfVectorizer(sublinear_tf=True).fit_transform(passages)
+    vectors = _vectorizer(passages).transform(passages)
     n = vectors.shape[0]
     nearest = np.empty((n, min(k, n - 1)), dtype=np.int64)
     for start in range(0, n, _BLOCK):
@@ -100,7 +100,15 @@ def tfidf_reciprocal_ranks(
         1 / rank, float64, shape (n,).
 
     Raises:
-        ValueError: If there are not as many queries as passages, or no passage has a word in it.
+        ValueError: If there are not as many queries as passages, or all passages are blank.
     """
-    vectorizer = TfidfVectorizer(sublinear_tf=True).fit(passages)
+    vectorizer = _vectorizer(passages)
     return reciprocal_ranks(vectorizer.transform(queries), vectorizer.transform(passages), candidates)
+
+
+def _vectorizer(passages: Sequence[str]) -> TfidfVectorizer:
+    """Of their words; of their characters, where no word has two."""
+    try:
+        return TfidfVectorizer(sublinear_tf=True).fit(passages)
+    except ValueError:
+        return TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\S").fit(passages)

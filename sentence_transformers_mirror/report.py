@@ -157,9 +157,9 @@ def _cosines(measured: list[Measurement]) -> Figure:
         figure.subplots(1, 2, sharex=True, sharey=True), measured, ("before", "after"), strict=True
     ):
         positive = (one.queries * one.passages).sum(axis=1).clip(-1, 1)
-        chance = geometry.random_cosines(one.passages).clip(-1, 1)
+        chance = geometry.chance_cosines(one.queries, one.passages).clip(-1, 1)
         bins = np.linspace(min(positive.min(), chance.min()), 1, 61)
-        axes.hist(chance, bins, density=True, color=BEFORE, alpha=0.7, label="two random texts")
+        axes.hist(chance, bins, density=True, color=BEFORE, alpha=0.7, label="parts of two texts")
         axes.hist(positive, bins, density=True, color=AFTER, alpha=0.7, label="parts of one text")
         axes.set_title(name)
         axes.set_xlabel("cosine similarity")
@@ -244,7 +244,7 @@ def _page(
         "<h2>How high the right text ranks</h2>",
         _image(pictures["ranks"], "Mean reciprocal ranks before, after and of TF-IDF, with intervals"),
         "<p class=note>Lines are 95% intervals over texts. Look-alikes are the texts that share the most telling "
-        "words: among them words alone do not help. Comparing words (TF-IDF) reaches "
+        "words, so that among them words tell less. Comparing words (TF-IDF) reaches "
         f"{words['everywhere']} and {words['among look-alikes']}; a model below that is not worth its cost for search "
         "in such texts.</p>",
     ]

@@ -102,6 +102,7 @@ def mirror_tune(
     guard: bool | None = None,
     keep_worse: bool = False,
     overwrite: bool = False,
+    split_sentences: bool = False,
     **overrides: object,
 ) -> TuningResult:
     """Tune a model on raw texts, in place.
@@ -129,6 +130,8 @@ def mirror_tune(
             views then does without.
         keep_worse: Keep the tuned weights even then.
         overwrite: Whether to replace a model that lies in ``output_dir``; it is replaced in one step.
+        split_sentences: Whether to tune on the sentences of the texts, of which ``max_texts`` are then sampled. The
+            guard sets texts aside before.
         **overrides: Fields of the recipe to replace, such as ``learning_rate=1e-4``.
 
     Returns:
@@ -164,14 +167,6 @@ def mirror_tune(
         _require_writable(Path(output_dir))
     if prompt is None:
         prompt = model.prompts.get(model.default_prompt_name)
-    max_length = min(recipe.max_length, model.max_seq_length or recipe.max_length)
-    loss = _loss(model, recipe)
-    truncated = _share_truncated(model, dataset, max_length, prompt)
-    if truncated > 0.2 and recipe.views is None:  # of documents each epoch reads other parts
-        logger.warning(
-            f"{truncated:.0%} of the texts are longer than the {max_length} tokens read of them; split them into "
-            "sentences (load_corpus(..., split_sentences=True), or --split-sentences), or raise max_length."
-        )
     parts = None
     if guard is not False:
         dataset, parts = hold_out(dataset, recipe, seed, by_titles=bool(guard))
@@ -184,6 +179,16 @@ def mirror_tune(
         if parts is not None and recipe.views is not None and parts.structure in recipe.views.teaches:
             # What judges must not be taught, or the verdict would be about the lesson.
             recipe = replace(recipe, views=replace(recipe.views, titles=0.0))
+    if split_sentences:
+        dataset, _ = load_corpus(dataset, max_texts=max_texts, seed=seed, split_sentences=True)
+    max_length = min(recipe.max_length, model.max_seq_length or recipe.max_length)
+    loss = _loss(model, recipe)
+    truncated = _share_truncated(model, dataset, max_length, prompt)
+    if truncated > 0.2 and recipe.views is None:  # of documents each epoch reads other parts
+        logger.warning(
+            f"{truncated:.0%} of the texts are longer than the {max_length} tokens read of them; split them into "
+            "sentences (split_sentences=True), or raise max_length."
+        )
     progress = _Progress(recipe)
     with ExitStack() as stack:
         stack.enter_context(undisturbed(model))

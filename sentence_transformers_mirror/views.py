@@ -7,6 +7,7 @@ what `encode` sees never changes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
+
+_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
 
 
 class TokenSpanMask(nn.Module):
@@ -66,7 +69,8 @@ class TokenSpanMask(nn.Module):
                 length[index] = len(piece) + (starts[index] and piece[:1].isalnum() and piece < "\u2e80")
             else:
                 starts[index] = marker is None or token.startswith(marker)
-                length[index] = len(token)
+                # A byte of what is in no vocabulary, as SentencePiece writes it.
+                length[index] = 1 if _BYTE.fullmatch(token) else len(token)
         special = torch.zeros(size, dtype=torch.bool)
         special[[i for i in tokenizer.all_special_ids if i < size]] = True
         bound.register_buffer("token_length", torch.tensor(length, dtype=torch.float32), persistent=False)

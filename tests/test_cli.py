@@ -121,7 +121,7 @@ def test_the_seed_decides(files, capfd):
     argv, _ = files
     losses = []
     for seed in ("1", "1", "2"):
-        assert main([*argv, "--json", "--seed", seed]) == 0
+        assert main([*argv, "--json", "--seed", seed, "--force"]) == 0
         losses.append(json.loads(capfd.readouterr().out)["losses"])
     assert losses[0] == losses[1] != losses[2]
 
@@ -137,10 +137,12 @@ def test_column_sentences_and_prompt(files, capfd, monkeypatch):
     tune = tuning.mirror_tune
     monkeypatch.setattr(tuning, "mirror_tune", lambda *a, **k: seen.update(k, texts=a[1]["text"]) or tune(*a, **k))
     assert main([*argv, "--column", "body", "--split-sentences", "--prompt", "the "]) == 0
-    assert list(seen["texts"]) == ["One cat sat.", "Two dogs ran.", "Three birds flew away.", "Four fish swam."]
-    assert seen["prompt"] == "the "
+    assert list(seen["texts"]) == ["One cat sat. Two dogs ran.", "Three birds flew away. Four fish swam."]
+    assert seen["prompt"] == "the " and seen["split_sentences"]
     monkeypatch.setattr(tuning, "mirror_tune", lambda *a, **k: seen.update(rows=list(a[1])) or tune(*a, **k))
-    assert main([*argv, "--column", "body", "--title", "name", "--recipe", "search", "--set", "batch_size=2"]) == 0
+    again = [*argv, "--column", "body", "--title", "name", "--recipe", "search", "--set", "batch_size=2"]
+    assert "There is a model" in (message := failure(capfd, again)) and "--force" in message
+    assert main([*again, "--force"]) == 0
     assert seen["rows"][1] == {"title": "y", "text": "Three birds flew away. Four fish swam."}
 
 
@@ -247,7 +249,7 @@ def test_quickstart_is_told_to_people_and_to_machines(capfd, monkeypatch):
     monkeypatch.setattr(quickstart, "run", lambda *args, **kwargs: asked.append((args, kwargs)) or RESULT)
     assert main(["quickstart", "--json", "--output", "here", "--seed", "3"]) == 0
     assert json.loads(capfd.readouterr().out) == RESULT
-    assert asked == [(("here",), {"seed": 3})]
+    assert asked == [(("here",), {"seed": 3, "overwrite": False})]
     assert main(["quickstart"]) == 0
     out = capfd.readouterr().out
     for number in (

@@ -56,7 +56,11 @@ def test_index_add_search_info_verify(indexed):
     }
     assert second["score"] < 1
     (indexed.folder / "more.txt").write_text("a dog\n\na bird\n")
-    assert json.loads(indexed("add", "@/index", "--texts", "@/more.txt")[1]) == {"added": 2, "texts": 6}
+    assert json.loads(indexed("add", "@/index", "--texts", "@/more.txt")[1]) == {
+        "added": 2,
+        "texts": 6,
+        "skipped": 1,
+    }
     assert hits(indexed("search", "@/index", "a bird", "--top-k", "1")[1])[0]["id"] == 1
     code, out = indexed("info", "@/index")
     facts = json.loads(out)
@@ -109,6 +113,9 @@ def test_mistakes_end_with_2(indexed, capfd):
         (["add", "@/index", "--texts", "@/texts.csv", "--column", "body"], "no column 'body'; the columns are name,"),
         ("index --model @/model --texts @/texts.csv --output @/other --kind hnws".split(), "FAISS makes no 'hnws'"),
         ("index --model @/absent --texts @/texts.csv --output @/other".split(), "could not be loaded"),
+        ("index --model @/model --texts @/texts.csv --output @/index".split(), "replace it with --force"),
+        ("index --model @/model --texts @/texts.csv --output @/other --dimensions 0".split(), "--dimensions must be"),
+        (["search", "@/index", "x", "--threshold", "2"], "--threshold is a number"),
         ("index --model @/model --texts @/texts.csv --output @/texts.csv".split(), "could not be saved"),
     ):
         assert message in failure(capfd, [argument.replace("@", str(folder)) for argument in arguments])

@@ -1,50 +1,88 @@
-"""A threshold that means something: the score that two unrelated texts of a corpus rarely reach."""
+"""A threshold that means something: the score that a query and a text that do not belong together rarely reach."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from sentence_transformers_mirror.search.segments import Snapshot
 
-_SAMPLE = 2_000  # texts, all pairs of which are compared
+_SAMPLE = 2_000  # texts
+_QUERIES = 300  # parts of texts, each compared with all of these
+_AT_A_TIME = 30
+_WORDS = 8  # of a part, about as many as a question has
 _LEAST = 10  # pairs above a threshold, to say where it is
 
 
-def calibrate(snapshot: Snapshot, false_positive_rate: float, seed: int) -> dict[str, Any]:
-    """Find the score that a pair of texts drawn at random exceeds with a given probability.
+def calibrate(
+    snapshot: Snapshot,
+    false_positive_rate: float,
+    seed: int,
+    embed: Callable[[list[str]], np.ndarray] | None = None,
+    queries: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Find the score that a query and a text drawn at random exceed with a given probability.
+
+    Queries are shorter than texts and score lower: compared with each other, texts would set the bar too high.
 
     Args:
         snapshot: Of an index.
         false_positive_rate: In (0, 1).
         seed: Of the sample.
+        embed: From queries to unit vectors. Without it, texts are compared with texts.
+        queries: Examples of what is asked; by default up to 8 words in a row of texts of the index, which are not
+            compared with the text that they are from.
 
     Returns:
-        ``threshold``, ``false_positive_rate``, ``pairs`` that were compared (equal texts are not), ``texts``.
+        ``threshold``, ``false_positive_rate``, ``pairs`` that were compared, ``texts``, ``queries``: ``given``,
+        ``parts`` of texts, or ``texts``.
 
     Raises:
         ValueError: If the rate is not in (0, 1), or there are too few texts to see a rate so small.
     """
     if not 0 < false_positive_rate < 1:
         raise ValueError(f"false_positive_rate must be between 0 and 1, not {false_positive_rate}.")
-    rows = np.sort(np.random.default_rng(seed).permutation(snapshot.rows())[:_SAMPLE])
+    draw = np.random.default_rng(seed)
+    rows = np.sort(draw.permutation(snapshot.rows())[:_SAMPLE])
     numbers: dict[str, int] = {}
     places = [snapshot.locate(row) for row in rows.tolist()]
-    texts = np.array([numbers.setdefault(segment.text(row), len(numbers)) for segment, row in places])
-    first, second = np.triu_indices(len(rows), 1)
-    different = texts[first] != texts[second] if len(rows) else np.zeros(0, bool)
+    contents = [segment.text(row) for segment, row in places]
+    texts = np.array([numbers.setdefault(text, len(numbers)) for text in contents])  # equal texts are one
+    vectors = snapshot.vectors.take(rows)
+    if embed is None:
+        kind, asked, own = "texts", vectors, texts
+    elif queries is not None:
+        kind, asked, own = "given", _embedded(embed, list(queries)), np.full(len(queries), -1)
+    else:
+        kind, chosen = "parts", np.sort(draw.permutation(len(rows))[:_QUERIES])
+        asked, own = _embedded(embed, [_part(contents[row], draw) for row in chosen.tolist()]), texts[chosen]
+    different = own[:, None] != texts[None] if len(rows) else np.zeros((0, 0), bool)
+    if kind == "texts":
+        different = np.triu(different, 1)  # each pair once
     pairs = int(different.sum())
     if pairs * false_positive_rate < _LEAST:
         raise ValueError(
             f"A rate of {false_positive_rate:g} cannot be seen in the {pairs:,} pairs of different texts here: ask "
             f"for at least {_LEAST / max(pairs, 1):.2g}, or pass a number as threshold."
         )
-    vectors = snapshot.vectors.take(rows)
-    scores = (vectors @ vectors.T)[first, second][different]
+    scores = (asked @ vectors.T)[different].clip(-1, 1)
     return {
         "threshold": float(np.quantile(scores, 1 - false_positive_rate, method="higher")),
-        "false_positive_rate": false_positive_rate,
+        "false_positive_rate": float(false_positive_rate),
         "pairs": pairs,
         "texts": snapshot.size,
+        "queries": kind,
     }
+
+
+def _embedded(embed: Callable[[list[str]], np.ndarray], queries: list[str]) -> np.ndarray:
+    """A few at a time, since other searches wait meanwhile."""
+    return np.concatenate([embed(queries[start : start + _AT_A_TIME]) for start in range(0, len(queries), _AT_A_TIME)])
+
+
+def _part(text: str, draw: np.random.Generator) -> str:
+    words = text.split()
+    start = int(draw.integers(max(1, len(words) - _WORDS + 1)))
+    return " ".join(words[start : start + _WORDS])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+_ASKED = {"given": "a given query and a text", "parts": "a part of a text and another text", "texts": "two texts"}
+
 
 def describe(facts: dict[str, Any]) -> str:
     """A few lines from what ``SearchIndex.facts`` gives: what there is, how it is searched, why, what was measured."""
@@ -32,6 +34,7 @@ def describe(facts: dict[str, Any]) -> str:
     else:
         lines.append(
             f"threshold: {calibration['threshold']:.3f} is exceeded by {calibration['false_positive_rate']:g} of "
-            f"random pairs ({calibration['pairs']:,} pairs, when there were {calibration['texts']:,} texts)"
+            f"random pairs of {_ASKED[calibration.get('queries', 'texts')]} ({calibration['pairs']:,} pairs, when "
+            f"there were {calibration['texts']:,} texts)"
         )
     return "\n".join(lines)

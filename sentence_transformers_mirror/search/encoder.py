@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sentence_transformers_mirror.embedding import ONE_AT_A_TIME, embed
+from sentence_transformers_mirror import embedding
+from sentence_transformers_mirror.embedding import embed, readable
 from sentence_transformers_mirror.scalars import whole_number
 from sentence_transformers_mirror.search.identity import Watch, fingerprint
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+
+_LONGEST_QUERY = 1_000_000  # characters, for models that read texts of any length
 
 
 class Encoder:
@@ -60,7 +64,13 @@ class Encoder:
             ValueError: If the model was changed since the encoder was made, or a vector is zero or not finite.
         """
         self.verify()
-        with ONE_AT_A_TIME:
+        texts = readable(self.model, texts)
+        for number, text in enumerate(texts):
+            if len(text) > _LONGEST_QUERY:
+                raise ValueError(
+                    f"Query {number} has {len(text):,} characters, more than {_LONGEST_QUERY:,}: ask by a part of it."
+                )
+        with embedding.ONE_AT_A_TIME:
             vectors = self.model.encode_query(
                 texts, show_progress_bar=False, convert_to_numpy=True, truncate_dim=self.dimensions
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 import pyarrow as pa
 
+from sentence_transformers_mirror.files import refuse_no_texts
 from sentence_transformers_mirror.scalars import plain, whole_number
 from sentence_transformers_mirror.search import ann, filters, manifest, store
 from sentence_transformers_mirror.search.calibration import calibrate
@@ -28,6 +30,8 @@ from sentence_transformers_mirror.search.state import State, appended, identity,
 if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger(__name__)
 
 _WINDOW = 32_768  # texts that are read, sorted by length and embedded at a time
 
@@ -320,6 +324,8 @@ class SearchIndex:
             [lazy(score, snapshot, row) for score, row in zip(*line, strict=True) if least is None or score >= least]
             for line in zip(scores.tolist(), rows.tolist(), strict=True)
         ]
+        if single and not found[0] and scores.size:
+            logger.info(f"No text scores {least:.3f} or more; the best has {scores.max():.3f}.")
         return found[0] if single else found
 
     def _threshold(self, state: State, threshold: float | str | None) -> float | None:
@@ -333,32 +339,56 @@ class SearchIndex:
             raise ValueError(f"threshold is a cosine similarity, -1 to 1, or 'auto', not {threshold!r:.60}.")
         return threshold
 
-    def calibrate(self, false_positive_rate: float = 1e-3, *, seed: int = 0) -> float:
-        """Find the score above which two texts of this corpus are related, and keep it for ``threshold="auto"``.
+    def calibrate(
+        self, false_positive_rate: float = 1e-3, *, queries: Sequence[str] | None = None, seed: int = 0
+    ) -> float:
+        """Find the score above which a query and a text of this corpus are related, and keep it for ``"auto"``.
 
-        It is the score that a pair of texts drawn at random from the index, of which nearly none are related, exceeds
-        with this probability. No labels are needed. A search compares a query with all texts: among a million, a rate
-        of 0.001 still lets a thousand unrelated texts pass; ``top_k`` then keeps the best.
+        It is the score that a query and a text drawn at random, of which nearly none are related, exceed with this
+        probability. No labels are needed. A search compares a query with all texts: among a million, a rate of 0.001
+        still lets a thousand unrelated texts pass; ``top_k`` then keeps the best.
 
         Args:
             false_positive_rate: In (0, 1).
-            seed: Of the sample of up to 2,000 texts, all pairs of which are compared, except equal texts.
+            queries: Examples of what is asked. By default parts of up to 300 texts of the index, 8 words in a row,
+                are asked instead; in an index without a model its texts, which sets the bar higher.
+            seed: Of the sample of up to 2,000 texts that they are compared with.
 
         Returns:
             The score, -1 to 1.
 
         Raises:
-            ValueError: If the rate is not in (0, 1), or the index has too few texts to see a rate so small.
+            TypeError: If a query is no string.
+            ValueError: If the rate is not in (0, 1), the index has too few texts to see a rate so small, a query is
+                blank, or there is no model to embed the queries.
         """
-        return self._calibrated(self._state, false_positive_rate, seed)
+        state = self._state
+        if queries is not None:
+            refuse_no_texts([] if isinstance(queries, str) else queries)
+            queries = [queries] if isinstance(queries, str) else list(queries)
+            for number, query in enumerate(queries):
+                check_text(query, f"queries[{number}]")
+            if not queries:
+                raise ValueError("There are no queries: pass some, or leave them out.")
+            if state.encoder is None:
+                raise ValueError("This index was loaded without a model to embed queries: pass one, or no queries.")
+        return self._calibrated(state, false_positive_rate, seed, queries)
 
-    def _calibrated(self, state: State, false_positive_rate: float, seed: int, wait: bool = True) -> float:
-        calibration = calibrate(state.snapshot, false_positive_rate, seed)
+    def _calibrated(
+        self,
+        state: State,
+        false_positive_rate: float,
+        seed: int,
+        queries: list[str] | None = None,
+        wait: bool = True,
+    ) -> float:
+        embed = None if state.encoder is None else state.encoder.queries
+        calibration = calibrate(state.snapshot, plain(false_positive_rate), seed, embed, queries)
         if self._writing.acquire(blocking=wait):  # a search does not wait for a change
             try:
                 now = self._state
                 if now.encoder is state.encoder:
-                    self._state = replace(now, snapshot=replace(now.snapshot, calibration=calibration))
+                    self._state = now.calibrated(calibration)
             finally:
                 self._writing.release()
         return calibration["threshold"]

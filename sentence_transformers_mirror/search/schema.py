@@ -41,6 +41,9 @@ def check_manifest(index: dict[str, Any]) -> None:
     if index["calibration"] is not None:
         _each(index["calibration"], "calibration ", threshold=_number(-1.001, 1.001), pairs=_whole(0), texts=_whole(0))
         _each(index["calibration"], "calibration ", false_positive_rate=_number(0, 1))
+        _need(
+            index["calibration"].get("queries", "texts") in ("given", "parts", "texts"), "calibration queries are odd"
+        )
     _check_report(index.get("report"), rows)
     if index["structure"] is not None:
         _check_structure(index["structure"], index["report"], rows)

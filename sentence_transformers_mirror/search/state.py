@@ -41,6 +41,11 @@ class State:
         """The row of each id."""
         return self.snapshot.positions()
 
+    def calibrated(self, calibration: dict[str, Any]) -> State:
+        """The same with another calibration."""
+        snapshot = replace(self.snapshot, calibration=calibration)
+        return _placed(replace(self, snapshot=snapshot), vars(self).get("positions"))
+
     def rows_of(self, ids: Iterable[int | str]) -> list[int]:
         """The rows of some ids.
 
