@@ -34,7 +34,7 @@ Verdict = Literal["better", "worse", "no evidence", "damaged"]
 
 _LEAST_DOCUMENTS = 50  # with structure, to say anything
 # Calibrated on runs with labels (benchmarks/verdict.py): a gain is right as soon as it is sure, a small loss is not.
-LEAST_GAIN, LEAST_LOSS = 0.001, 0.04
+LEAST_GAIN, LEAST_LOSS = 0.001, 0.08
 _RESAMPLES = 2_000
 _BLOCK = 100  # resamples at a time, to bound memory
 _READ = 20_000  # characters of a text
