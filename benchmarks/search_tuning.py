@@ -64,7 +64,8 @@ class TellingSentences(DocumentViews):
     def _sentence_and_rest(self, text: str, place: float, left_in: float) -> list:
         known = _weights(self.weights)
         candidates = [(n + 0.5) / 40 for n in range(40)]  # places that reach every sentence of a window
-        made = [sides for place in candidates if (sides := super()._sentence_and_rest(text, place, left_in))]
+        cut = super()._sentence_and_rest
+        made = [sides for place in candidates if (sides := cut(text, place, left_in))]
         if not made:
             return []
         return max(made, key=lambda sides: np.mean([known.get(word, 0.0) for word in words("".join(sides[0][0]))]))
@@ -197,7 +198,7 @@ def ndcg(scores: np.ndarray, right: np.ndarray, k: int = 10) -> float:
     """Mean over queries x 100, of binary relevance; scores and right have the shape (queries, documents)."""
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     discount = 1 / np.log2(np.arange(2, k + 2))
-    gained = (np.take_along_axis(right, best, axis=1) * discount).sum(axis=1)
+    gained = (np.take_along_axis(right, best, axis=1) * discount[: best.shape[1]]).sum(axis=1)
     ideal = np.array([discount[: min(k, count)].sum() for count in right.sum(axis=1)])
     return round(100 * float((gained / ideal).mean()), 2)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -181,3 +182,8 @@ def raise_versions(tensors: Iterable[Tensor]) -> None:
 
 def _raise_versions(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
     raise_versions(tensor for group in optimizer.param_groups for tensor in group["params"])
+
+
+def write_card(model: SentenceTransformer, folder: Path) -> None:
+    """The model's card as it is now, into a folder that the model was saved in."""
+    model._create_model_card(str(folder))

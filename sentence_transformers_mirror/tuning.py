@@ -253,6 +253,8 @@ def mirror_tune(
         averaged=averaged,
     )
     if output_dir is not None:
+        if after:
+            _host.write_card(model, Path(output_dir))  # now with what the evaluator said
         history = json.dumps({**asdict(result), "seed": seed}, indent=1, default=str)
         Path(output_dir, HISTORY).write_text(history + "\n", encoding="utf-8")
     return result

@@ -247,7 +247,7 @@ def test_command_line(tiny_model, tmp_path, capsys):
     arguments += ["--output", str(tmp_path / "tuned"), "--set", "batch_size=270", "--set", "max_length=12"]
     assert main(arguments) == 0
     assert "on 60 texts set aside: mean reciprocal rank" in capsys.readouterr().out
-    assert main([*arguments, "--no-guard"]) == 0
+    assert main([*arguments, "--no-guard", "--force"]) == 0
     assert "  guard      none" in capsys.readouterr().out
 
 

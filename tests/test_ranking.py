@@ -91,8 +91,10 @@ def test_look_alikes_share_telling_words(monkeypatch):
 def test_no_more_look_alikes_than_other_passages():
     nearest = look_alikes(PASSAGES, k=99)
     assert [sorted(row) for row in nearest.tolist()] == [[j for j in range(5) if j != i] for i in range(5)]
+    # Where no word has two characters, characters are words.
+    assert look_alikes(["? !", "! ?", "."], k=1)[:2].tolist() == [[1], [0]]
     with pytest.raises(ValueError, match="empty vocabulary"):
-        look_alikes(["?", "!"])
+        look_alikes([" ", ""])
 
 
 def test_tfidf_finds_words_and_nothing_else():

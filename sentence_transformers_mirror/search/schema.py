@@ -70,7 +70,7 @@ def _check_structure(structure: Any, report: dict[str, Any], rows: int) -> None:
     held_out = structure["held_out"]
     inside = _whole(0, structure["covered"] - 1)
     _need(isinstance(held_out, list) and all(map(inside, held_out)), "held_out names no rows of the structure")
-    _need(len(set(held_out)) == len(held_out) <= structure["covered"], "held_out names a row twice")
+    _need(held_out == sorted(set(held_out)), "held_out is not in ascending order")  # and so names no row twice
     _need(report.get("sample") == len(held_out) and "recall" in report, "report is not that of the structure")
 
 
