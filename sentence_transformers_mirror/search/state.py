@@ -17,6 +17,7 @@ import pyarrow as pa
 from sentence_transformers_mirror.search import ann
 from sentence_transformers_mirror.search.encoder import Encoder
 from sentence_transformers_mirror.search.entries import Window, check_id, check_new
+from sentence_transformers_mirror.search.errors import BrokenIndexError
 from sentence_transformers_mirror.search.segments import Segment, Snapshot, compacted, merged
 
 
@@ -101,6 +102,11 @@ def appended(state: State, read: list[tuple[Window, np.ndarray]]) -> tuple[State
         mine = window.ids
         if mine is None:
             mine = list(range(following, following + len(window.texts)))
+            if any(item in state.positions for item in mine):
+                raise BrokenIndexError(
+                    f"The index counts its texts from {following} on, and has texts of such numbers: its manifest is "
+                    "damaged; build the index again."
+                )
         following = max([following, *(item + 1 for item in mine if isinstance(item, int))])
         names += mine
         tables.append(window.table(mine))
