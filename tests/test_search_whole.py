@@ -305,7 +305,8 @@ def test_any_manifest_is_refused_or_searched_rightly(tmp_path):
             assert (hit.id, hit.text) == (7, "7")
             loaded.search(vectors[7], threshold="auto")
             loaded.describe()
-            loaded.add(["more"], vectors=vectors[:1])
+            if loaded.facts()["fingerprint"] is None:  # an index that names its model takes vectors with it only
+                loaded.add(["more"], vectors=vectors[:1])
         except BrokenIndexError:
             refused += 1
     assert 1_000 < refused < 2_000
