@@ -102,7 +102,6 @@ def search_tuning(result: dict) -> str:
                                 "Cranfield nDCG@10": score([one["nDCG@10"] for one in found], 1),
                                 **{name: each(sets, name) for name in ("STS-B", "SICK-R dev", "BIOSSES")},
                                 "mean of all similarity": score(all_sets, 1),
-                                "seconds": "" if "seconds" not in runs[0] else f"{runs[0]['seconds']:.0f}",
                                 "seeds": len(found),
                             }
                         )
@@ -111,7 +110,7 @@ def search_tuning(result: dict) -> str:
                 f"### {model}: Cranfield, tuned on its own 1,400 abstracts and titles",
                 "",
                 f"Nothing was chosen by these numbers. BM25 has {result['BM25']:.1f}. Averaged: the mean of tuned and "
-                "original weights. Similarity: all sets of the section above. Seconds: of training on one core.",
+                "original weights. Similarity: all sets of the section above.",
                 "",
                 table(rows),
             ]
@@ -144,6 +143,49 @@ def search_tuning(result: dict) -> str:
                 table(rows),
             ]
     return "\n".join(parts)
+
+
+YEARS = ["STS12", "STS13", "STS14", "STS15"]
+OF_WHAT = {
+    "the recipe": "`search`, on Cranfield's 1,400 abstracts",
+    "with 1,400 sentences": "`search`, on these and 1,400 of the sentences",
+    "then `sentence`": "`search` on the abstracts, then `sentence`",
+}
+
+
+def gains(similarity: dict, search: dict) -> str:
+    """The table that README shows, of two results."""
+
+    def row(name: str, scores: list[dict[str, float]], ranked: bool, seeds: int | str) -> dict[str, object]:
+        def mean(sets: list[str]) -> str:
+            if any(one not in scores[0] for one in sets):
+                return ""
+            return f"{statistics.mean(statistics.mean(run[one] for one in sets) for run in scores):.1f}"
+
+        every = [one for one in scores[0] if one != "nDCG@10"]
+        names = {"STS-B test": ["STS-B"], "STS12 to 15": YEARS, "SICK-R dev": ["SICK-R dev"], "BIOSSES": ["BIOSSES"]}
+        names |= {"Multi-SimLex": ["Multi-SimLex ENG"], "mean of all sets": every if len(every) > 1 else ["none"]}
+        return {
+            "": name,
+            "Cranfield nDCG@10": mean(["nDCG@10"]) if ranked else "",
+            **{title: mean(sets) for title, sets in names.items()},
+            "seeds": seeds,
+        }
+
+    found = by_seed(search["runs"])
+    rows = [row("as it is", [one["tuned"] for one in found["embedded/aeronautics/untuned"]], True, "")]
+    for name, runs in by_seed(similarity["runs"]).items():
+        if "untuned" not in name:
+            label = f"`{name.rstrip('/')}`, on 10,000 sentences of STS-B's training part"
+            rows.append(row(label, [one["scores"] for one in runs], False, len(runs)))
+    for variant, label in OF_WHAT.items():
+        for what in ("tuned", "averaged"):
+            runs = [one[what] for one in found.get(f"embedded/aeronautics/{variant}", []) if what in one]
+            if runs:
+                words = "the same, averaged with the original weights" if what == "averaged" else label
+                rows.append(row(words, runs, True, len(runs)))
+    rows.append({**dict.fromkeys(rows[0], ""), "": "words alone (BM25)", "Cranfield nDCG@10": f"{search['BM25']:.1f}"})
+    return table(rows)
 
 
 def speed(result: dict) -> str:
@@ -437,6 +479,11 @@ def plot_search(result: dict) -> None:
 SECTIONS = {
     "sts": sts,
     "search_tuning": search_tuning,
+    "search_step": lambda result: (
+        "## What a step of the recipe `search` costs\n\nBeside one of `sentence` of as many real tokens, in turn, on "
+        "the embedded model, from strings to updated weights, views included; medians. Documents are Cranfield's, "
+        f"{result['documents a step']} a step.\n\n{table([result])}"
+    ),
     "tuning_speed_6x256": speed,
     "tuning_speed_12x768": speed,
     "batch_memory": batch_memory,
@@ -517,7 +564,7 @@ def gpu_epoch(result: dict) -> tuple[str, str]:
     shares = result["share of the time in which the GPU computes"]
     return "One epoch", (
         f"{result['texts']:,} sentences in {result['steps']} steps, from strings to updated weights, after a warm-up "
-        "step; medians over rounds, and the least. Groups: forward passes that a batch is cut into.\n\n"
+        "step; medians over rounds. Groups: forward passes that a batch is cut into.\n\n"
         f"{table(result['rows'])}\n\nAll of `mirror_tune`, the host's Trainer included: "
         f"{result['mirror_tune, seconds']} s. Share of the time in which the GPU computes, and does not wait for the "
         f"processor: {', '.join(f'{name} {share}' for name, share in shares.items())}. {result.get('remark', '')}\n"
@@ -548,6 +595,14 @@ def main() -> None:
     args.add_argument("--plots", action="store_true", help="draw the pictures, too; needs matplotlib")
     args = args.parse_args()
     parts = [HEAD]
+    both = [RESULTS / f"{name}.json" for name in ("sts", "search_tuning")]
+    if all(path.exists() for path in both):
+        results = [json.loads(path.read_text(encoding="utf-8")) for path in both]
+        parts.append(
+            "## What tuning gains\n\nThe embedded model: nDCG@10 x 100 on Cranfield, and Spearman x 100 of cosine "
+            "similarity; means over seeds. Commands and spreads stand in the next two sections.\n\n"
+            + gains(*(one["result"] for one in results))
+        )
     for name, render in SECTIONS.items():
         if not (RESULTS / f"{name}.json").exists():
             print(f"left out, not measured yet: {name}")

@@ -48,6 +48,7 @@ from sts import SETS, scores
 from sentence_transformers_mirror import RECIPES, DocumentViews, Recipe, mirror_tune, tuning
 from sentence_transformers_mirror.embedding import embed
 from sentence_transformers_mirror.ranking import reciprocal_ranks
+from sentence_transformers_mirror.recipes import learning_rate_for
 
 LIBRARIES = ["sklearn"]
 DOCUMENTS = 4_160  # of the libraries, once: 65 steps
@@ -128,8 +129,8 @@ VARIANTS: dict[str, dict[str, object]] = {
     "temperature 0.02": {"temperature": 0.02},
     "temperature 0.1": {"temperature": 0.1},
     "no dropout": {"dropout": 0.0},
-    "twice the learning rate": {"learning_rate": 2},
-    "half the learning rate": {"learning_rate": 0.5},
+    "twice the learning rate": {"times": 2.0},
+    "half the learning rate": {"times": 0.5},
 }
 # On the domain that is reported.
 REPORTED: dict[str, dict[str, object]] = {
@@ -145,9 +146,9 @@ def tuned(model: SentenceTransformer, documents: list, variant: dict[str, object
     """Tune in place; gives the seconds it took."""
     recipe: Recipe = replace(SEARCH, epochs=epochs)
     variant = dict(variant)
-    if "learning_rate" in variant and variant["learning_rate"] in (2, 0.5):
-        rate = tuning.learning_rate_for(sum(parameter.numel() for parameter in model.parameters()))
-        variant["learning_rate"] = variant["learning_rate"] * rate
+    if times := variant.pop("times", None):
+        rate = learning_rate_for(sum(parameter.numel() for parameter in model.parameters()))
+        variant["learning_rate"] = times * rate
     result = mirror_tune(model, documents, recipe, seed=seed, guard=False, **variant)
     return round(result.seconds, 1)
 

@@ -320,7 +320,7 @@ def main() -> None:
     path = args.output or RESULTS / "verdict.json"
     kept, same = earlier(path, {"runs": [], "commands": []})
     rows = [row for row in kept["runs"] if same or row["model"] != "embedded"]
-    commands = [*kept["commands"], environment()["command"]]
+    commands = kept["commands"]
     done = {(row["domain"], row["model"], row["recipe"], row["learning_rate"], row["seed"]) for row in rows}
     threads = max(1, torch.get_num_threads() // args.jobs)
     with ProcessPoolExecutor(args.jobs, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
@@ -333,10 +333,16 @@ def main() -> None:
         ]
         for future in as_completed(futures):
             rows.append(future.result())
+            commands = [*commands, environment()["command"]]
             shown = {key: value for key, value in rows[-1].items() if key != "evidence"}
             print(shown, rows[-1]["evidence"]["low"], rows[-1]["evidence"]["high"], flush=True)
-            result = {"commands": list(dict.fromkeys(commands)), "summary": summary(rows), "guard": guarded(rows)}
-            keep("verdict", {**result, "runs": rows}, args.output)
+            keep("verdict", result(commands, rows), args.output)
+    keep("verdict", result(commands, rows), args.output)  # thresholds of the package may have changed
+
+
+def result(commands: list[str], rows: list[dict]) -> dict[str, object]:
+    commands = list(dict.fromkeys(commands))
+    return {"commands": commands, "summary": summary(rows), "guard": guarded(rows), "runs": rows}
 
 
 if __name__ == "__main__":

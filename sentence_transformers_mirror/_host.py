@@ -41,6 +41,7 @@ __all__ = [
     "packed_linear",
     "packs_linears",
     "raise_versions",
+    "write_card",
     "register_attention",
     "set_attention",
     "use_one_device",

@@ -69,7 +69,7 @@ class Measurement:
         everywhere: Reciprocal rank of each passage among all, float64, shape (pairs,).
         among_look_alikes: Among the passages that share the most telling words with it.
         geometry: What `geometry.describe` says of the passages.
-        backwards: Mean of the same two where the passage asks for its query, shape (pairs,); None leaves it out.
+        backwards: Mean of the same two where the passage asks for its query, shape (pairs,).
     """
 
     queries: np.ndarray
@@ -77,13 +77,12 @@ class Measurement:
     everywhere: np.ndarray
     among_look_alikes: np.ndarray
     geometry: dict[str, float]
-    backwards: np.ndarray | None = None
+    backwards: np.ndarray
 
     @property
     def ranks(self) -> np.ndarray:
         """Mean of both kinds and both directions, which is what the verdict is about."""
-        forwards = (self.everywhere + self.among_look_alikes) / 2
-        return forwards if self.backwards is None else (forwards + self.backwards) / 2
+        return ((self.everywhere + self.among_look_alikes) / 2 + self.backwards) / 2
 
 
 @dataclass(frozen=True)

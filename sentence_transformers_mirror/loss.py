@@ -155,8 +155,8 @@ class MirrorLoss(nn.Module):
             ignore_duplicates: Whether equal texts in a batch are left out of each other's negatives. False is what
                 the paper's code does.
             groups: Forward passes that a batch is cut into, rows of like length together, so that little padding is
-                computed; 1 pads the batch to its longest row. None means 8 on a CPU, and elsewhere one for each 1,024
-                rows of all views, at most 8: a GPU waits longer for a further pass to be launched than for padding.
+                computed; 1 pads the batch to its longest row. None chooses by the device and the rows of all views,
+                see `groups_for`: 8 for 400 rows on a CPU, 1 for up to 2,047 on a GPU.
             gather_across_devices: Whether the texts of all ranks are negatives in distributed training.
             labels_are_ids: Whether rows with equal labels are of one document and no negatives of each other, as
                 :class:`~sentence_transformers_mirror.DocumentViews` labels them. Otherwise labels are ignored.

@@ -142,7 +142,7 @@ def mirror_tune(
             texts have no structure to measure by.
         FileExistsError: If a model lies in ``output_dir`` and is not to be overwritten.
         OSError: If the model cannot be loaded or the output folder cannot be written; before anything is tuned.
-        TypeError: If the texts are a dictionary or a data frame.
+        TypeError: If ``seed`` or ``max_texts`` is no whole number.
         FloatingPointError: If the loss or the weights stop being numbers; the model has its original weights back.
     """
     recipe = resolve(recipe, **overrides)

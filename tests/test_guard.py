@@ -24,7 +24,7 @@ SHORT = {"batch_size": 180, "max_length": 12}  # three steps, of which the secon
 
 def ranks(value):
     vectors = np.eye(2, dtype=np.float32)
-    return lambda count: Measurement(vectors, vectors, np.full(count, value), np.full(count, value), {})
+    return lambda count: Measurement(vectors, vectors, *[np.full(count, value)] * 2, {}, np.full(count, value))
 
 
 def measured_as(monkeypatch, values):
