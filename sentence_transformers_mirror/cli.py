@@ -172,13 +172,25 @@ def _add_index_verbs(verbs: argparse._SubParsersAction) -> None:
         "--kind", default="auto", help="auto, flat, hnsw, ivf-flat, ivf-sq8, ivf-pq or a factory string of FAISS"
     )
     index.add_argument("--dimensions", type=int, metavar="N", help="keep N dimensions of a Matryoshka model")
+    index.add_argument("--language", help="stem words for a search by words, such as english (default: as they are)")
+    index.add_argument("--passages", type=int, metavar="N", help="cut texts into passages of at most N tokens")
 
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("--model", help="the model that built the index (default: from where it was then)")
     grow = add("add", _add, "add the texts of a file to an index", texts, model)
     search = add("search", _search, "search an index; exit code 1 if nothing is found", model)
     search.add_argument("--top-k", type=int, default=10, metavar="N", help="hits wanted (default: %(default)s)")
-    search.add_argument("--threshold", help='least score of a hit, or "auto": above chance in this corpus')
+    search.add_argument(
+        "--threshold",
+        help='least cosine of a hit, or "auto": above chance in this corpus; least BM25 with --mode words',
+    )
+    search.add_argument("--mode", default="meaning", help="meaning, words or both (default: %(default)s)")
+    search.add_argument("--weight", type=float, metavar="W", help="of meaning with --mode both, 0 to 1")
+    search.add_argument("--fusion", default="convex", help="how both become one: convex or rrf (default: %(default)s)")
+    search.add_argument("--rerank", metavar="MODEL", help="a CrossEncoder that orders the hits, folder or name")
+    search.add_argument(
+        "--candidates", type=int, default=50, metavar="N", help="hits that --rerank looks at (default: %(default)s)"
+    )
     search.add_argument(
         "--where",
         action="append",
@@ -401,6 +413,8 @@ def _index(args: argparse.Namespace) -> int:
         metadata=metadata,
         kind=args.kind,
         dimensions=args.dimensions,
+        language=args.language,
+        passages=args.passages,
         path=args.output,
     )
     _tell(args, index.facts(), f"{index.describe()}\nsaved to {args.output}")
@@ -436,10 +450,23 @@ def _search(args: argparse.Namespace) -> int:
             where[key].append(json.loads(value))  # 7 is meant as the number or as the string
         except ValueError:
             pass
-    hits = _opened(args).search(args.query, top_k=args.top_k, threshold=threshold, where=where or None)
+    hits = _opened(args, embeds=args.mode != "words").search(
+        args.query,
+        top_k=args.top_k,
+        threshold=threshold,
+        where=where or None,
+        mode=args.mode,
+        weight=args.weight,
+        fusion=args.fusion,
+        rerank=args.rerank,
+        candidates=args.candidates,
+    )
     if args.json or not sys.stdout.isatty():
         for hit in hits:
-            print(json.dumps({"id": hit.id, "score": hit.score, "text": hit.text, "metadata": hit.metadata}))
+            told = {name: getattr(hit, name) for name in ("id", "score", "meaning", "words", "text", "metadata")}
+            if hit.span is not None:
+                told.update(passage=hit.passage, span=hit.span)
+            print(json.dumps(told))
     else:
         _print_table(hits)
     return 0 if hits else NO_HITS
@@ -448,7 +475,10 @@ def _search(args: argparse.Namespace) -> int:
 def _print_table(hits: list) -> None:
     import shutil
 
-    rows = [(f"{hit.score:.3f}", hit.id, hit.text, hit.metadata or "") for hit in hits]
+    rows = [
+        (f"{hit.score:.3f}", hit.id, hit.text if hit.passage is None else hit.passage, hit.metadata or "")
+        for hit in hits
+    ]
     # What cannot be printed could command the terminal.
     cells = [["".join(c if c.isprintable() else " " for c in str(cell)) for cell in row] for row in rows]
     width = max((len(row[1]) for row in cells), default=0)
@@ -482,10 +512,15 @@ def _demo(args: argparse.Namespace) -> int:
     return 0
 
 
-def _opened(args: argparse.Namespace):
-    """The index with its model, every byte verified; what is broken is found before a model is loaded."""
+def _opened(args: argparse.Namespace, embeds: bool = True):
+    """The index with its model, every byte verified; what is broken is found before a model is loaded.
+
+    A search by words needs no model.
+    """
     from sentence_transformers_mirror.search import SearchIndex
 
+    if not embeds:
+        return SearchIndex.load(args.index)
     model = args.model or SearchIndex.open(args.index).facts()["model"]
     if model is None:
         raise ValueError("The index does not know which model built it: pass --model.")

@@ -162,7 +162,9 @@ def test_saving_over_an_index_leaves_only_the_new_one(saved, tmp_path):
     (folder / "notes.txt").write_text("mine")
     SearchIndex.build(model, TEXTS[:2]).save(folder)
     assert len(SearchIndex.load(folder, model=model)) == 2
-    assert len(list(folder.iterdir())) == 5 and (folder / "notes.txt").exists()  # and a manifest and a lock
+    assert (
+        len(list(folder.iterdir())) == 6 and (folder / "notes.txt").exists()
+    )  # vectors, entries, words, manifest, lock
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

@@ -35,7 +35,8 @@ def small(count=20, seed=0, **options):
 def contents(index):
     """Everything a user can see of an index."""
     hits = index.search(vectors(3, seed=99), top_k=5) if len(index) else []
-    return {item: index[item] for item in index}, hits, index.facts()["calibration"]
+    by_words = index.search(["text 3", "number 0 of"], top_k=5, mode="words")
+    return {item: index[item] for item in index}, (hits, by_words), index.facts()["calibration"]
 
 
 class DyingFile(io.FileIO):
@@ -196,10 +197,10 @@ def test_every_flipped_or_cut_byte_is_harmless_or_named(tmp_path):
     whole = contents(SearchIndex.load(folder))
     rng = np.random.default_rng(0)
     files = sorted(file for file in folder.iterdir() if file.name != "lock")
-    assert len(files) == 5
+    assert len(files) == 6
     harmless = 0
-    for attempt in range(500):
-        file = files[attempt % 5]
+    for attempt in range(600):
+        file = files[attempt % 6]
         content = file.read_bytes()
         position = int(rng.integers(min(len(content), 4096) if attempt % 3 else len(content)))
         if attempt % 2:
@@ -208,11 +209,12 @@ def test_every_flipped_or_cut_byte_is_harmless_or_named(tmp_path):
             damaged = bytearray(content)
             damaged[position] ^= 1 << int(rng.integers(8))
         file.write_bytes(damaged)
-        if file.name.startswith("faiss"):  # only a cache
+        if file.name.startswith(("faiss", "words")):  # only caches
             with pytest.raises(BrokenIndexError, match=file.name):
                 SearchIndex.verify(folder)
-            if attempt < 50:
-                assert contents(SearchIndex.load(folder))[0] == whole[0]
+            if attempt < 60:
+                found = contents(SearchIndex.load(folder))
+                assert found[0] == whole[0] and (found == whole or file.name.startswith("faiss"))
                 harmless += 1
         else:
             try:

@@ -12,17 +12,32 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 import pyarrow as pa
 
-from sentence_transformers_mirror.search import ann, filters, manifest, store
+from sentence_transformers_mirror.search import ann, filters, manifest, store, words
+from sentence_transformers_mirror.search import fusion as fuse
 from sentence_transformers_mirror.search.calibration import calibrate
 from sentence_transformers_mirror.search.describe import describe
 from sentence_transformers_mirror.search.encoder import Encoder, unit
 from sentence_transformers_mirror.search.entries import Window, check_id, check_new, check_text, windows
 from sentence_transformers_mirror.search.hits import Hit
-from sentence_transformers_mirror.search.segments import Segment, Snapshot, compacted, gathered, merged, next_id
+from sentence_transformers_mirror.search.passages import Cutter, check_passages, documents, warn_of_long
+from sentence_transformers_mirror.search.rerank import judge, reranked
+from sentence_transformers_mirror.search.segments import (
+    CUT,
+    SCHEMA,
+    Segment,
+    Snapshot,
+    compacted,
+    gathered,
+    merged,
+    next_id,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+
+    from sentence_transformers_mirror.search.fusion import Found
+    from sentence_transformers_mirror.search.rerank import Judge
 
 _WINDOW = 32_768  # texts that are read, sorted by length and embedded at a time
 
@@ -76,6 +91,8 @@ class SearchIndex:
         max_latency: float = 0.02,
         max_memory: int = 2**32,
         dimensions: int | None = None,
+        language: str | None = None,
+        passages: int | None = None,
         path: str | Path | None = None,
         batch_size: int | None = None,
         show_progress: bool | None = None,
@@ -99,6 +116,9 @@ class SearchIndex:
             max_latency: Seconds for one query, for ``auto``.
             max_memory: Bytes of vectors, above which ``auto`` keeps them quantised to one byte a number.
             dimensions: Keep only so many dimensions of a vector, for Matryoshka models.
+            language: Whose words are stemmed for a search by words, such as ``english``; None leaves them as they are.
+            passages: Cut texts into passages of at most so many tokens, at the ends of sentences where there are any,
+                and find a text by its best one; None embeds a text as a whole, as far as the model reads.
             path: Write the index here while it is built; it is then open (memory-mapped).
             batch_size: Texts embedded at a time; by default so many that they have about 1,000 tokens, or
                 16,000 on a GPU.
@@ -115,25 +135,30 @@ class SearchIndex:
                 text and all different, or FAISS cannot make the kind.
         """
         choice = ann.Choice(kind, recall, max_latency, max_memory)
+        words.check_language(language)
+        check_passages(passages)
         entries = windows(texts, ids, metadata, _WINDOW)
         first = next(entries, None)  # complains about texts before a model is loaded
         if first is None:
             raise ValueError("There is nothing to index: pass at least one text.")
         encoder = Encoder(model, dimensions)
-        total = len(texts) if hasattr(texts, "__len__") else None
+        cutter = None if passages is None else Cutter(encoder.model, passages)
+        total = len(texts) if hasattr(texts, "__len__") and cutter is None else None
 
         def embedded() -> Iterator[tuple[np.ndarray, pa.Table]]:
             seen: set[int | str] = set()
-            rows = 0
+            rows, warned = 0, cutter is not None
             with _progress(total, show_progress) as bar:
                 for window in _chain(first, entries):
                     names = list(range(rows, rows + len(window.texts))) if window.ids is None else window.ids
                     if window.ids is not None:
                         check_new(names, seen, "there twice")
-                    yield encoder.documents(window.texts, batch_size, bar.update), window.table(names)
+                    warned = warned or warn_of_long(encoder.model, window.texts, names)
+                    window = _cut(window, cutter)
+                    yield encoder.documents(window.passages, batch_size, bar.update), window.table(names)
                     rows += len(window.texts)
 
-        return cls._made(embedded(), encoder=encoder, choice=choice, path=path)
+        return cls._made(embedded(), encoder=encoder, choice=choice, language=language, passages=passages, path=path)
 
     @classmethod
     def from_vectors(
@@ -148,13 +173,14 @@ class SearchIndex:
         recall: float = 0.95,
         max_latency: float = 0.02,
         max_memory: int = 2**32,
+        language: str | None = None,
         path: str | Path | None = None,
     ) -> SearchIndex:
         """Index texts whose embeddings are there already.
 
         Args:
             vectors: Shape (texts, dimension), numbers; they are normalised. May be memory-mapped.
-            texts, ids, metadata, kind, recall, max_latency, max_memory, path: As for ``build``.
+            texts, ids, metadata, kind, recall, max_latency, max_memory, language, path: As for ``build``.
             model: The model that made the vectors, for queries in words; a few texts are embedded to see whether it
                 did. Without it, search with vectors.
 
@@ -163,6 +189,7 @@ class SearchIndex:
             ValueError: As for ``build``; or if the vectors are not one per text, or not of this model.
         """
         choice = ann.Choice(kind, recall, max_latency, max_memory)
+        words.check_language(language)
         if getattr(vectors, "ndim", 0) != 2 or not vectors.shape[1]:
             raise ValueError("vectors must be an array of shape (texts, dimension).")
         encoder = None if model is None else Encoder(model, None)
@@ -184,7 +211,7 @@ class SearchIndex:
 
         if not len(vectors):
             raise ValueError("There is nothing to index: pass at least one text.")
-        index = cls._made(given(), encoder=None, choice=choice, path=path)
+        index = cls._made(given(), encoder=None, choice=choice, language=language, path=path)
         if encoder is not None:
             index._adopt(encoder)
             if path is not None:
@@ -198,18 +225,22 @@ class SearchIndex:
         *,
         encoder: Encoder | None,
         choice: ann.Choice,
+        language: str | None,
+        passages: int | None = None,
         path: str | Path | None,
     ) -> SearchIndex:
         if path is None:
             segment = gathered(rows)
-            index = cls(Snapshot.of(segment), dimension=segment.vectors.shape[1], choice=choice, encoder=encoder)
+            snapshot = replace(Snapshot.of(segment), language=language, passages=passages)
+            index = cls(snapshot, dimension=segment.vectors.shape[1], choice=choice, encoder=encoder)
             index._settle()
             return index
         with store.saving(path) as save:
-            with save.segment() as writer:
+            with save.segment(SCHEMA if passages is None else CUT) as writer:
                 for vectors, table in rows:
                     writer.append(vectors, table)
-            empty = cls(Snapshot((), np.zeros(0, bool)), dimension=writer.dimension, choice=choice, encoder=encoder)
+            nothing = Snapshot((), np.zeros(0, bool), language=language, passages=passages)
+            empty = cls(nothing, dimension=writer.dimension, choice=choice, encoder=encoder)
             save.commit({**empty._manifest([writer.record], None, None), "rows": writer.rows})
         index = cls._opened(path, None, mapped=True)
         if encoder is not None:
@@ -229,6 +260,12 @@ class SearchIndex:
         top_k: int = 10,
         threshold: float | Literal["auto"] | None = None,
         where: filters.Where | None = None,
+        *,
+        mode: Literal["meaning", "words", "both"] = ...,
+        weight: float | None = ...,
+        fusion: Literal["convex", "rrf"] = ...,
+        rerank: CrossEncoder | Judge | str | Path | None = ...,
+        candidates: int = ...,
     ) -> list[Hit]: ...
 
     @overload
@@ -238,6 +275,12 @@ class SearchIndex:
         top_k: int = 10,
         threshold: float | Literal["auto"] | None = None,
         where: filters.Where | None = None,
+        *,
+        mode: Literal["meaning", "words", "both"] = ...,
+        weight: float | None = ...,
+        fusion: Literal["convex", "rrf"] = ...,
+        rerank: CrossEncoder | Judge | str | Path | None = ...,
+        candidates: int = ...,
     ) -> list[list[Hit]]: ...
 
     def search(
@@ -246,16 +289,33 @@ class SearchIndex:
         top_k: int = 10,
         threshold: float | Literal["auto"] | None = None,
         where: filters.Where | None = None,
+        *,
+        mode: Literal["meaning", "words", "both"] = "meaning",
+        weight: float | None = None,
+        fusion: Literal["convex", "rrf"] = "convex",
+        rerank: CrossEncoder | Judge | str | Path | None = None,
+        candidates: int = 50,
     ) -> list[Hit] | list[list[Hit]]:
-        """Find the texts most similar to a query, which is embedded with the model's query prompt if it has one.
+        """Find the texts nearest to a query, which is embedded with the model's query prompt if it has one.
 
         Args:
             query: A query, or a list of them; or the vector of a query, shape (dimension,), or of several, shape
                 (queries, dimension).
-            top_k: Hits per query, at least 1; more than there are texts gives all of them.
-            threshold: Leave out hits with a lower score, -1 to 1; ``auto`` is what ``calibrate`` says.
+            top_k: Hits per query, at least 1; more than there are texts gives all of them. A text is one hit, by its
+                best passage, where texts are cut.
+            threshold: Leave out hits with a lower cosine, -1 to 1, by meaning and by both; ``auto`` is what
+                ``calibrate`` says. By words, leave out hits with a lower BM25, from 0.
             where: Conditions on metadata that a hit must meet, such as ``{"language": "en", "year": [2024, 2025]}``
                 or ``{"year": lambda year: year > 2020}``.
+            mode: By ``meaning``, the cosine similarity of embeddings; by ``words``, BM25, which needs no model and
+                finds only texts with a word of the query; or by ``both``.
+            weight: Of meaning in ``both``, from 0 to 1; by default 0.3, and 0.5 with ``rrf``.
+            fusion: How ``both`` makes one order of two: ``convex`` adds the scores, each scaled so that 1 is the best
+                and 0 a text at random; ``rrf`` adds reciprocal ranks.
+            rerank: Who takes a second look: a ``CrossEncoder``, its name or path, or a function that takes a list of
+                pairs (query, text) and gives a number for each, higher for better. It sees the best passage where
+                texts are cut, and its number is the ``score`` of a hit.
+            candidates: Hits that are looked at again, at least 1; never fewer than ``top_k``.
 
         Returns:
             For one query its hits, best first, equal scores in the order in which the texts came; for several a list
@@ -263,14 +323,21 @@ class SearchIndex:
 
         Raises:
             TypeError: If a query is no string, or an argument of another type.
-            ValueError: If a query is blank or has a zero or non-finite vector or one of another dimension, ``top_k``
-                is below 1, no entry has a key of ``where``, the index has no model for a query in words, or the
-                model was changed since it built the index.
+            ValueError: If a query is blank, has no word in a search by words, or has a zero or non-finite vector or
+                one of another dimension, another argument is out of its range, no entry has a key of ``where``, the
+                index has no model for a query in words, or the model was changed since it built the index.
         """
         if not isinstance(top_k, (int, np.integer)) or isinstance(top_k, bool):
             raise TypeError(f"top_k is the number of hits wanted and must be an int, not {top_k!r:.60}.")
         if top_k < 1:
             raise ValueError(f"top_k is the number of hits wanted and must be at least 1, not {top_k}.")
+        weight = fuse.check(mode, weight, fusion)
+        if mode != "meaning" or rerank is not None or self._snapshot.passages is not None:
+            if not isinstance(candidates, (int, np.integer)) or isinstance(candidates, bool) or candidates < 1:
+                raise ValueError(
+                    f"candidates is how many hits are looked at again, at least 1, not {candidates!r:.60}."
+                )
+            return self._found(query, int(top_k), threshold, where, mode, weight, fusion, rerank, int(candidates))
         vectors, single = self._queries(query)
         snapshot = self._snapshot
         least = self._threshold(threshold)
@@ -284,6 +351,53 @@ class SearchIndex:
         ]
         return found[0] if single else found
 
+    def _found(
+        self,
+        query: str | Sequence[str] | np.ndarray,
+        top_k: int,
+        threshold: float | str | None,
+        where: filters.Where | None,
+        mode: str,
+        weight: float,
+        fusion: str,
+        rerank: CrossEncoder | Judge | str | Path | None,
+        candidates: int,
+    ) -> list[Hit] | list[list[Hit]]:
+        """What ``search`` gives for all that is more than a search by meaning in texts that are not cut."""
+        queries, single = query, isinstance(query, str)
+        if mode != "meaning" or rerank is not None:
+            if isinstance(query, np.ndarray) and query.dtype.kind in "fiu":
+                what = f"A search by {mode}" if rerank is None else "A second look"
+                raise TypeError(f"{what} needs a query in words, not a vector: pass a string.")
+            queries = _strings(query)
+        least = fuse.check_bm25(threshold) if mode == "words" else self._threshold(threshold)
+        told = "words" if mode == "words" else "meaning"
+        if mode != "words":
+            vectors, one = self._queries(queries)
+            single = single or one
+        snapshot = self._snapshot
+        allowed = snapshot.alive if where is None else filters.mask(snapshot, where)
+
+        def ask(count: int) -> list[list[Found]]:
+            if mode == "meaning":
+                return fuse.by_meaning(snapshot, vectors, count, allowed)
+            if mode == "words":
+                return fuse.by_words(snapshot, queries, count, allowed)
+            return fuse.by_both(snapshot, vectors, queries, count, allowed, weight, fusion)
+
+        wanted = top_k if rerank is None else max(top_k, candidates)
+        if snapshot.owners is None:
+            lines = ask(wanted)
+        else:
+            lines = documents(ask, snapshot.owners, wanted, max(len(snapshot.removed), 1))
+        found = [
+            [Hit.of(one, snapshot) for one in line if least is None or getattr(one, told) >= least] for line in lines
+        ]
+        if rerank is not None:
+            judged = judge(rerank)
+            found = [reranked(judged, text, hits)[:top_k] for text, hits in zip(queries, found, strict=True)]
+        return found[0] if single else found
+
     def _queries(self, query: str | Sequence[str] | np.ndarray) -> tuple[np.ndarray, bool]:
         if isinstance(query, np.ndarray) and query.dtype.kind in "fiu":
             if query.ndim not in (1, 2) or query.shape[-1] != self._dimension:
@@ -292,11 +406,7 @@ class SearchIndex:
                 )
             vectors = query[None] if query.ndim == 1 else query
             return unit(vectors, range(len(vectors))), query.ndim == 1
-        if not isinstance(query, str) and (isinstance(query, Mapping) or not isinstance(query, Iterable)):
-            raise TypeError(f"query must be a string or a list of strings, not one {type(query).__name__}.")
-        queries = [query] if isinstance(query, str) else list(query)
-        for position, text in enumerate(queries):
-            check_text(text, "query" if isinstance(query, str) else f"query[{position}]")
+        queries = _strings(query)
         if self._encoder is None:
             raise ValueError(
                 "This index was loaded without a model to embed queries: pass SearchIndex.load(path, model=...)."
@@ -367,6 +477,7 @@ class SearchIndex:
             for window in windows(texts, ids, metadata, _WINDOW):
                 if window.ids is not None:
                     self._refuse_known(window.ids)
+                window = _cut(window, self._cutter())
                 mine = None if vectors is None else vectors[rows : rows + len(window.texts)]
                 read.append((window, self._embedded(window, mine, batch_size, bar.update)))
                 rows += len(window.texts)
@@ -414,7 +525,7 @@ class SearchIndex:
             ids, texts = [ids], [texts]
             metadata = None if metadata is None else [metadata]
         ids = [check_id(item) for item in ids]
-        new = list(windows(texts, ids, metadata, max(len(ids), 1)))
+        new = [_cut(window, self._cutter()) for window in windows(texts, ids, metadata, max(len(ids), 1))]
         if sum(len(window.texts) for window in new) != len(ids):
             raise ValueError(f"There are fewer texts than the {len(ids)} ids: pass one per id.")
         with self._writing:
@@ -450,15 +561,24 @@ class SearchIndex:
             if whole is None:
                 raise ValueError("The index is empty: build a new one with the other model.")
 
+            read = whole.passages()
+
             def embedded() -> Iterator[tuple[np.ndarray, pa.Table]]:
                 for start in range(0, len(whole), _WINDOW):
                     table = whole.entries.slice(start, _WINDOW)
-                    yield encoder.documents(table.column("text").to_pylist(), batch_size, bar.update), table
+                    yield encoder.documents(read.slice(start, _WINDOW).to_pylist(), batch_size, bar.update), table
 
             segment = gathered(embedded())
             before = self._snapshot, self._dimension
             self._dimension = segment.vectors.shape[1]
-            self._snapshot = Snapshot((segment,), np.zeros(len(segment), bool), next_id=before[0].next_id)
+            self._snapshot = replace(
+                before[0],
+                segments=(segment,),
+                removed=np.zeros(len(segment), bool),
+                structure=None,
+                report={},
+                calibration=None,
+            )
             try:
                 self._settle()
             except BaseException:
@@ -467,13 +587,23 @@ class SearchIndex:
             self._encoder, self._positions = encoder, None
             self._model = {**self._model, "fingerprint": encoder.fingerprint, "model": encoder.name}
 
+    def _cutter(self) -> Cutter | None:
+        passages = self._snapshot.passages
+        if passages is None:
+            return None
+        if self._encoder is None:
+            raise ValueError("This index was loaded without a model to embed texts: pass one, or their vectors.")
+        return Cutter(self._encoder.model, passages)
+
     def _embedded(
         self, window: Window, vectors: np.ndarray | None, batch_size: int | None, done: Any = None
     ) -> np.ndarray:
         if vectors is None:
             if self._encoder is None:
                 raise ValueError("This index was loaded without a model to embed texts: pass one, or their vectors.")
-            return self._encoder.documents(window.texts, batch_size, done)
+            return self._encoder.documents(window.passages, batch_size, done)
+        if window.spans is not None:
+            raise ValueError("This index cuts texts into passages and embeds these: pass texts without vectors.")
         if getattr(vectors, "shape", None) != (len(window.texts), self._dimension):
             shape = getattr(vectors, "shape", None)
             raise ValueError(f"vectors must have the shape {(len(window.texts), self._dimension)}, not {shape}.")
@@ -502,16 +632,18 @@ class SearchIndex:
         self._refuse_known(names)
         if not names:
             return names
-        segments = [*snapshot.segments, Segment(np.concatenate([v for _, v in read]), pa.concat_tables(tables))]
+        added = Segment(np.concatenate([v for _, v in read]), pa.concat_tables(tables))
+        segments = [*snapshot.segments, added]
         # As in a log-structured merge tree: few segments, and no row is copied more than log(rows) times.
         while len(segments) > 1 and 2 * len(segments[-1]) >= len(segments[-2]):
             segments[-2:] = [merged(segments[-2:])]
         start = len(snapshot.removed)
-        self._row_of.update(zip(names, range(start, start + len(names)), strict=True))
+        firsts = start + np.flatnonzero(added.numbers == 0)
+        self._row_of.update(zip(names, firsts.tolist(), strict=True))
         self._snapshot = replace(
             snapshot,
             segments=tuple(segments),
-            removed=np.concatenate([snapshot.removed, np.zeros(len(names), bool)]),
+            removed=np.concatenate([snapshot.removed, np.zeros(len(added), bool)]),
             next_id=following,
         )
         self._settle()
@@ -524,7 +656,7 @@ class SearchIndex:
     def _mark_removed(self, rows: list[int]) -> None:
         snapshot = self._snapshot
         removed = snapshot.removed.copy()
-        removed[rows] = True
+        removed[snapshot.whole(rows)] = True
         for row in rows:
             segment, local = snapshot.locate(row)
             del self._row_of[segment.id(local)]
@@ -586,7 +718,7 @@ class SearchIndex:
                         "and repeat the change, or save into another folder."
                     )
             snapshot = self._snapshot
-            records = [manifest.write_segment(save, segment) for segment in snapshot.segments]
+            records = [manifest.write_segment(save, segment, snapshot.language) for segment in snapshot.segments]
             removed = manifest.write_removed(save, snapshot)
             structure = manifest.write_structure(save, snapshot, self._structure_file)
             tag = save.commit(self._manifest(records, removed, structure))
@@ -609,6 +741,8 @@ class SearchIndex:
             "report": snapshot.report,
             "calibration": snapshot.calibration,
             "next_id": snapshot.next_id,
+            "language": snapshot.language,
+            "passages": snapshot.passages,
         }
 
     @classmethod
@@ -676,7 +810,7 @@ class SearchIndex:
 
     def __len__(self) -> int:
         """Number of texts."""
-        return self._snapshot.size
+        return self._snapshot.size if self._snapshot.passages is None else len(self._snapshot.texts)
 
     def __contains__(self, item: object) -> bool:
         """Whether an id is in the index."""
@@ -700,7 +834,7 @@ class SearchIndex:
         """What there is to know about the index, as numbers, strings and None; `describe` puts it into words."""
         snapshot = self._snapshot
         return {
-            "texts": snapshot.size,
+            "texts": len(self),
             "removed": len(snapshot.removed) - snapshot.size,
             "segments": len(snapshot.segments),
             "dimension": self._dimension,
@@ -709,6 +843,8 @@ class SearchIndex:
             "choice": asdict(self._choice),
             "structure": snapshot.report,
             "calibration": snapshot.calibration,
+            "language": snapshot.language,
+            "passages": (None if snapshot.passages is None else {"tokens": snapshot.passages, "rows": snapshot.size}),
         }
 
     def describe(self) -> str:
@@ -728,6 +864,15 @@ class SearchIndex:
         return manifest.verify(path)
 
 
+def _strings(query: str | Iterable[str]) -> list[str]:
+    if not isinstance(query, str) and (isinstance(query, Mapping) or not isinstance(query, Iterable)):
+        raise TypeError(f"query must be a string or a list of strings, not one {type(query).__name__}.")
+    queries = [query] if isinstance(query, str) else list(query)
+    for position, text in enumerate(queries):
+        check_text(text, "query" if isinstance(query, str) else f"query[{position}]")
+    return queries
+
+
 def _agree(encoder: Encoder, vectors: np.ndarray, texts: list[str]) -> None:
     """Refuse vectors that another model made, told by the cosine of the first three with what this one makes."""
     sample = texts[:3]
@@ -736,6 +881,10 @@ def _agree(encoder: Encoder, vectors: np.ndarray, texts: list[str]) -> None:
     mine = encoder.documents(sample)
     if mine.shape[1] != vectors.shape[1] or ((mine * vectors[:3]).sum(axis=1) < 0.99).any():
         raise ValueError("The vectors are not of this model: it makes others of their texts.")
+
+
+def _cut(window: Window, cutter: Cutter | None) -> Window:
+    return window if cutter is None else replace(window, spans=cutter.spans(window.texts))
 
 
 def _chain(first: Window, rest: Iterator[Window]) -> Iterator[Window]:

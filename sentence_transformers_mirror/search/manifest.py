@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from sentence_transformers_mirror.search import ann, store
+from sentence_transformers_mirror.search import ann, store, words
+from sentence_transformers_mirror.search.passages import check_passages
 from sentence_transformers_mirror.search.segments import Segment, Snapshot
 
 logger = logging.getLogger(__name__)
@@ -19,13 +20,22 @@ logger = logging.getLogger(__name__)
 Kept = tuple[Any, str, dict[str, Any]]  # a structure, the folder that it is kept in, and its record there
 
 
-def write_segment(save: store.Save, segment: Segment) -> dict[str, Any]:
-    """The record of a segment, which is written if the folder does not hold it yet."""
-    if segment.files is not None and segment.files[0] == save.home and save.has(segment.files[1]):
-        return segment.files[1]
-    with save.segment() as writer:
-        writer.append(segment.vectors, segment.entries)
-    return writer.record
+def write_segment(save: store.Save, segment: Segment, language: str | None) -> dict[str, Any]:
+    """The record of a segment and its words, which are written if the folder does not hold them yet."""
+    record = segment.files[1] if segment.files is not None and segment.files[0] == save.home else {}
+    if not record or not save.has({kind: record[kind] for kind in ("vectors", "entries")}):
+        with save.segment(segment.entries.schema) as writer:
+            writer.append(segment.vectors, segment.entries)
+        record = {**writer.record, "words": record.get("words")}
+    kept, reader = record.get("words"), words.reader(language)
+    if kept is None or kept["reader"] != reader or not save.has(_files(kept)):
+        parts = [{"rows": len(part), "file": save.table("words", part.table)} for part in segment.words(language)]
+        record = {**record, "words": {"reader": reader, "parts": parts}}
+    return record
+
+
+def _files(kept: dict[str, Any]) -> dict[int, Any]:
+    return {number: part["file"] for number, part in enumerate(kept["parts"])}
 
 
 def write_removed(save: store.Save, snapshot: Snapshot) -> dict[str, Any] | None:
@@ -75,9 +85,15 @@ def restore(contents: store.Contents, path: str | Path) -> tuple[Snapshot, ann.C
             manifest["calibration"],
             manifest["next_id"],
         )
+        language, tokens = words.check_language(manifest.get("language")), manifest.get("passages")
+        check_passages(tokens)
+        snapshot = replace(snapshot, language=language, passages=tokens)
+        for segment, record, blobs in zip(contents.segments, manifest["segments"], contents.words, strict=True):
+            if blobs is not None and record["words"]["reader"] == words.reader(snapshot.language):
+                segment.read_words = functools.partial(_read_words, blobs, record["words"]["parts"], len(segment))
         if manifest["structure"] is not None:
             snapshot = replace(snapshot, structure=_structure_loader(contents, choice, snapshot))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise store.BrokenIndexError(f"{path} has a manifest that describes no index: {error!r:.80}.") from error
     return snapshot, choice
 
@@ -100,6 +116,17 @@ def verify(path: str | Path) -> dict[str, Any]:
         lengths = np.linalg.norm(segment.vectors, axis=1)
         if not np.allclose(lengths, 1, atol=1e-4):
             raise store.BrokenIndexError(f"{Path(path, record['vectors'][0])} has vectors that are no unit vectors.")
+    for record, segment, blobs in zip(manifest["segments"], contents.segments, contents.words, strict=True):
+        if record.get("words") is not None:
+            try:
+                if blobs is None:
+                    raise ValueError("damaged or missing")
+                _read_words(blobs, record["words"]["parts"], len(segment))
+            except ValueError as error:
+                name = ", ".join(part["file"][0] for part in record["words"]["parts"])
+                raise store.BrokenIndexError(
+                    f"{Path(path, name)}: {error}; load the index and save it, which repairs it."
+                ) from error
     if manifest["structure"] is not None:
         file = Path(path, manifest["structure"]["file"][0])
         if contents.faiss is None:
@@ -120,6 +147,18 @@ def verify(path: str | Path) -> dict[str, Any]:
 def _read_structure(contents: store.Contents) -> ann.Structure:
     numbers = {key: value for key, value in contents.index["structure"].items() if key != "file"}
     return ann.read_structure(contents.faiss.verified(), contents.index["dimension"], **numbers)
+
+
+def _read_words(blobs: list[store.Blob], parts: list[dict[str, Any]], rows: int) -> tuple[words.Postings, ...]:
+    """The postings of a segment.
+
+    Raises:
+        ValueError: If they are damaged, or of other texts.
+    """
+    sizes = [part["rows"] for part in parts]
+    if not all(type(size) is int and size >= 0 for size in sizes) or sum(sizes) != rows:
+        raise ValueError(f"The postings are of {sizes} texts and not of {rows}.")
+    return tuple(words.Postings(blob.table(), size) for blob, size in zip(blobs, sizes, strict=True))
 
 
 def _structure_loader(

@@ -21,13 +21,20 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from sentence_transformers_mirror.search.segments import SCHEMA, Segment
+from sentence_transformers_mirror.search.segments import CUT, SCHEMA, Segment, check_cut
 
 _FORMAT = "sentence-transformers-mirror index"
-_VERSION = 1
+_VERSION = 2
 _MANIFEST = "manifest.json"
 _LOCK = "lock"
-_ENDINGS = {"vectors": "npy", "removed": "npy", "entries": "arrow", "faiss": "index", "draft": "json"}
+_ENDINGS = {
+    "vectors": "npy",
+    "removed": "npy",
+    "entries": "arrow",
+    "words": "arrow",
+    "faiss": "index",
+    "draft": "json",
+}
 _FILE_NAME = re.compile("|".join(rf"{kind}-[0-9a-f]{{16}}\.{ending}" for kind, ending in _ENDINGS.items()))
 _HEADER = 128  # bytes
 _CURE = "restore the folder from a copy or build the index again"
@@ -94,9 +101,17 @@ class Blob:
         return self._bytes[_HEADER:].view(dtype).reshape(shape)
 
     def table(self) -> pa.Table:
-        """The entries of an Arrow file, not copied; verified first, because a damaged one could crash the reader."""
-        table = pa.ipc.open_file(pa.py_buffer(self.verified())).read_all()
-        if table.schema != SCHEMA:
+        """The table of an Arrow file, not copied; verified first, because a damaged one could crash the reader."""
+        return pa.ipc.open_file(pa.py_buffer(self.verified())).read_all()
+
+    def entries(self) -> pa.Table:
+        """The entries of a segment.
+
+        Raises:
+            BrokenIndexError: If they have other columns.
+        """
+        table = self.table()
+        if table.schema not in (SCHEMA, CUT):
             raise BrokenIndexError(f"{self.file} has other columns than the entries of an index: {_CURE}.")
         return table
 
@@ -110,6 +125,8 @@ class Contents:
         removed: Whether each row was removed, shape (rows,), bool.
         index: The manifest: everything that is small.
         faiss: The file of the FAISS structure, None where there is none or it is damaged.
+        words: The files of the postings of each segment, None where there are none or one is damaged.
+        lost: Whether a file of a cache is damaged or missing.
         home: The resolved folder and the tag of the save that was read, which a later save compares.
         blobs: All files.
     """
@@ -118,6 +135,8 @@ class Contents:
     removed: np.ndarray
     index: dict[str, Any]
     faiss: Blob | None
+    words: list[list[Blob] | None]
+    lost: bool
     home: tuple[str, str]
     blobs: list[Blob]
 
@@ -142,7 +161,7 @@ def read(path: str | Path, mapped: bool = False) -> Contents:
         missing = None
         try:
             contents = _read(folder, index, mapped)
-            if contents.faiss is not None or index["structure"] is None:
+            if not contents.lost:
                 return contents
         except FileNotFoundError as error:
             missing = error.filename
@@ -160,7 +179,7 @@ def _read(folder: Path, index: dict[str, Any], mapped: bool) -> Contents:
         # Any other name could make us read a file outside the folder.
         if not _FILE_NAME.fullmatch(name):
             raise BrokenIndexError(f"{folder / _MANIFEST} names {name!r}, which is no file of an index: {_CURE}.")
-    segments, blobs = [], []
+    segments, blobs, words, lost = [], [], [], False
     home = str(folder.resolve())
     for record in index["segments"]:
         vectors, entries = (Blob(folder, record[kind], mapped) for kind in ("vectors", "entries"))
@@ -173,6 +192,14 @@ def _read(folder: Path, index: dict[str, Any], mapped: bool) -> Contents:
         if not mapped:
             segment.entries  # noqa: B018  # now, rather than at the first hit
         segments.append(segment)
+        words.append(None)
+        if record.get("words") is not None:
+            try:
+                words[-1] = [Blob(folder, part["file"], mapped) for part in record["words"]["parts"]]
+                blobs += words[-1]
+            except (BrokenIndexError, FileNotFoundError):
+                lost = True
+                segment.files = home, {**record, "words": None}
     removed = np.zeros(sum(map(len, segments)), bool)
     if index["removed"] is not None:
         blob = Blob(folder, index["removed"]["file"], mapped)
@@ -185,17 +212,23 @@ def _read(folder: Path, index: dict[str, Any], mapped: bool) -> Contents:
     faiss = None
     if index["structure"] is not None:
         # Only a cache: where it is damaged or gone, it is made again from the vectors.
-        with contextlib.suppress(BrokenIndexError, FileNotFoundError):
+        try:
             faiss = Blob(folder, index["structure"]["file"], mapped)
             blobs.append(faiss)
-    return Contents(tuple(segments), removed, index, faiss, (home, index["tag"]), blobs)
+        except (BrokenIndexError, FileNotFoundError):
+            lost = True
+    return Contents(tuple(segments), removed, index, faiss, words, lost, (home, index["tag"]), blobs)
 
 
 def _table(blob: Blob, rows: int) -> Callable[[], pa.Table]:
     def load() -> pa.Table:
-        table = blob.table()
+        table = blob.entries()
         if table.num_rows != rows:
             raise BrokenIndexError(f"{blob.file} has {table.num_rows} rows and not {rows}: {_CURE}.")
+        try:
+            check_cut(table)
+        except ValueError as error:
+            raise BrokenIndexError(f"{blob.file}: {error} {_CURE.capitalize()}.") from None
         return table
 
     return load
@@ -223,7 +256,11 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
             "upgrade sentence-transformers-mirror."
         )
     index = manifest.get("index")
-    if version != _VERSION or manifest.get("checksum") != _checksum(index) or not isinstance(index, dict):
+    if (
+        version not in range(1, _VERSION + 1)
+        or manifest.get("checksum") != _checksum(index)
+        or not isinstance(index, dict)
+    ):
         raise BrokenIndexError(f"{file} is damaged, its checksum does not match: {_CURE}.")
     return index
 
@@ -266,12 +303,18 @@ class Save:
             stream.write(array.data)
         return self.record(self.fresh[-1])
 
+    def table(self, kind: str, table: pa.Table) -> list[Any]:
+        """Write a table; returns the record of its file."""
+        with self.file(kind) as stream, pa.ipc.new_file(stream, table.schema) as writer:
+            writer.write_table(table)
+        return self.record(self.fresh[-1])
+
     @contextlib.contextmanager
-    def segment(self) -> Iterator[SegmentWriter]:
+    def segment(self, schema: pa.Schema = SCHEMA) -> Iterator[SegmentWriter]:
         """Write a segment piece by piece; its record is there when the context closes."""
         with self.file("vectors") as vectors, self.file("entries") as entries:
             names = self.fresh[-2:]
-            with pa.ipc.new_file(entries, SCHEMA) as table:
+            with pa.ipc.new_file(entries, schema) as table:
                 writer = SegmentWriter(vectors, table)
                 yield writer
             vectors.seek(0)
@@ -358,6 +401,8 @@ def _names(index: dict[str, Any]) -> Iterator[str]:
     for record in index["segments"]:
         yield record["vectors"][0]
         yield record["entries"][0]
+        for part in (record.get("words") or {"parts": []})["parts"]:
+            yield part["file"][0]
     for part in ("removed", "structure"):
         if index[part] is not None:
             yield index[part]["file"][0]
