@@ -95,10 +95,8 @@ def scaled(cosines: np.ndarray, floor: Callable[[np.ndarray], float]) -> np.ndar
 FLOORS = {"the mean": np.mean, "the least": np.min, "-1": lambda _: -1.0}
 
 
-def curves(model: SentenceTransformer, name: str, data: Path) -> dict[str, object]:
-    documents, queries, right = asked(name, data)
-    vectors = embed(model, [*queries, *documents], normalize_embeddings=True)
-    cosines, found = vectors[: len(queries)] @ vectors[len(queries) :].T, bm25(name, data)
+def curves(queries: np.ndarray, documents: np.ndarray, name: str, data: Path) -> dict[str, object]:
+    cosines, found, right = queries @ documents.T, bm25(name, data), asked(name, data).right
     by_words = found / np.maximum(found.max(axis=1, keepdims=True), 1e-9)
     ranks = {
         weight: np.stack([fusion.reciprocal_ranks(*both, weight) for both in zip(cosines, found, strict=True)])
@@ -118,9 +116,9 @@ def curves(model: SentenceTransformer, name: str, data: Path) -> dict[str, objec
     }
 
 
-def searched(model: SentenceTransformer, name: str, data: Path) -> dict[str, float]:
+def searched(model: SentenceTransformer, vectors: np.ndarray, name: str, data: Path) -> dict[str, dict[str, float]]:
     documents, queries, right = asked(name, data)
-    index = SearchIndex.build(model, documents, kind="flat", language="english", show_progress=False)
+    index = SearchIndex.from_vectors(vectors, documents, model=model, kind="flat", language="english")
     modes = {
         "meaning": {"mode": "meaning"},
         "words": {"mode": "words"},
@@ -180,19 +178,20 @@ def main() -> None:
     result = {
         part: {k: v for k, v in kept[part].items() if same or "embedded" not in k} for part in ("runs", "searches")
     }
-    tasks = [(model, name) for model in args.models for name in [*CHOOSING, REPORTED]]
-    for model_name, name in [*tasks, ("embedded, tuned", REPORTED)]:
+    tasks = [(model, REPORTED) for model in ("embedded, tuned", *args.models)]
+    for model_name, name in [*tasks, *((model, name) for model in args.models for name in CHOOSING)]:
         label = f"{model_name}/{name}"
         if label in result["searches"]:
             continue
         model = load(model_name, args.data, args.tuned)
-        if label not in result["runs"]:
-            one = curves(model, name, args.data)
-            result["runs"][label] = {
-                key: {str(weight): score for weight, score in value.items()} if isinstance(value, dict) else value
-                for key, value in one.items()
-            }
-        result["searches"][label] = searched(model, name, args.data)
+        documents, queries, _ = asked(name, args.data)
+        vectors = embed(model, [*queries, *documents], normalize_embeddings=True)
+        one = curves(vectors[: len(queries)], vectors[len(queries) :], name, args.data)
+        result["runs"][label] = {
+            key: {str(weight): score for weight, score in value.items()} if isinstance(value, dict) else value
+            for key, value in one.items()
+        }
+        result["searches"][label] = searched(model, vectors[len(queries) :], name, args.data)
         print(label, result["searches"][label], flush=True)
         methods = [f"cosine from {label}" for label in FLOORS] + ["rrf"]
         if all(f"{model}/{name}" in result["runs"] for model in args.models for name in CHOOSING):

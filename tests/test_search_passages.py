@@ -226,6 +226,7 @@ def test_a_cross_encoder_by_itself_or_by_its_path(tmp_path, model):
         ({"rerank": lambda pairs: None}, ValueError, "one finite number"),
         ({"rerank": lambda pairs: [[1, 2]] * 3}, ValueError, "one finite number"),
         ({"rerank": 7}, TypeError, "must be a CrossEncoder"),
+        ({"rerank": "absent"}, OSError, "could not be loaded"),
         ({"rerank": by_length, "candidates": 0}, ValueError, "at least 1"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
 import random
@@ -35,12 +36,16 @@ def check(index, entries, query, top_k=10, where=None, allowed=lambda item: True
         assert abs(hit.score - scores[ids.index(hit.id)]) < 1e-5
 
 
-def sentences(count):
-    """Real ones, of the documentation of installed packages."""
+@functools.cache
+def _sentences():
     libraries = [None, Path(sklearn.__file__).parent]
     docstrings = (docstring for library in libraries for docstring in read_docstrings(library))
-    found = dict.fromkeys(one for docstring in docstrings for one in (docstring.first, *docstring.rest))
-    return list(found)[:count]
+    return list(dict.fromkeys(one for docstring in docstrings for one in (docstring.first, *docstring.rest)))
+
+
+def sentences(count):
+    """Real ones, of the documentation of installed packages."""
+    return _sentences()[:count]
 
 
 @pytest.mark.parametrize("language", [None, "german"])

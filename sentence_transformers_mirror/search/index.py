@@ -375,6 +375,7 @@ class SearchIndex:
         if mode != "words":
             vectors, one = self._queries(queries)
             single = single or one
+        judged = None if rerank is None else judge(rerank)
         snapshot = self._snapshot
         allowed = snapshot.alive if where is None else filters.mask(snapshot, where)
 
@@ -393,8 +394,7 @@ class SearchIndex:
         found = [
             [Hit.of(one, snapshot) for one in line if least is None or getattr(one, told) >= least] for line in lines
         ]
-        if rerank is not None:
-            judged = judge(rerank)
+        if judged is not None:
             found = [reranked(judged, text, hits)[:top_k] for text, hits in zip(queries, found, strict=True)]
         return found[0] if single else found
 

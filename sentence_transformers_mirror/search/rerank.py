@@ -29,7 +29,13 @@ def judge(rerank: CrossEncoder | Judge | str | Path) -> Judge:
     from sentence_transformers import CrossEncoder
 
     if isinstance(rerank, (str, Path)):
-        rerank = CrossEncoder(str(rerank))
+        try:
+            rerank = CrossEncoder(str(rerank))
+        except (OSError, ValueError) as error:
+            raise OSError(
+                f"The model {str(rerank)!r} could not be loaded to take a second look: no such folder, or no "
+                f"CrossEncoder in it, and none of this name in the hub ({type(error).__name__})."
+            ) from error
     if isinstance(rerank, CrossEncoder):
         model = rerank
         return lambda pairs: model.predict(pairs, show_progress_bar=False)
