@@ -82,7 +82,7 @@ def asked(name: str, data: Path) -> Asked:
 @cache
 def bm25(name: str, data: Path, language: str | None = "english") -> np.ndarray:
     documents, queries, _ = asked(name, data)
-    parts = words.postings(pa.chunked_array([pa.array(documents, pa.large_string())]), language)
+    parts = tuple(words.postings(pa.chunked_array([pa.array(documents, pa.large_string())]), language))
     lexicon = words.Lexicon(parts, None, language)
     return np.stack([lexicon.scores(terms) for terms in lexicon.asked(queries)])
 

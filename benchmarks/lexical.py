@@ -27,7 +27,7 @@ Search = Callable[[str], list[int]]
 
 
 def ours(texts: list[str], folder: Path) -> Search:
-    parts = words.postings(pa.chunked_array([pa.array(texts, pa.large_string())]), None)
+    parts = tuple(words.postings(pa.chunked_array([pa.array(texts, pa.large_string())]), None))
     for number, part in enumerate(parts):
         with pa.ipc.new_file(folder / f"{number}.arrow", part.table.schema) as file:
             file.write_table(part.table)

@@ -448,9 +448,9 @@ def hybrid(result: dict) -> str:
             "weight of meaning": one["weight"],
             "nDCG@10": f"{one['nDCG@10']:.1f}",
             "weights with one left out": ", ".join(
-                f"{left['weight']:g} ({name})" for name, left in one["left out"].items()
+                f"{left['weight']:g} ({key})" for key, left in one["left out"].items()
             ),
-            "nDCG@10 of the one left out": f"{statistics.mean(left['nDCG@10'] for left in one['left out'].values()):.1f}",
+            "nDCG@10 of it": f"{statistics.mean(left['nDCG@10'] for left in one['left out'].values()):.1f}",
         }
         for method, one in result.get("chosen", {}).items()
     ]
@@ -464,10 +464,10 @@ def hybrid(result: dict) -> str:
     ]
     as_they_are = next(one["words as they are"] for name, one in result["runs"].items() if name.endswith("/Cranfield"))
     return (
-        "## Words and meaning together\n\nnDCG@10 x 100 through `SearchIndex`, with the default weight; in brackets, how "
+        "## Words and meaning together\n\nnDCG@10 x 100 through `SearchIndex` with the default weight; in brackets, how "
         "many of 100 queries have a right text in the first three hits. Nothing was chosen by Cranfield, where words "
-        f"that are not stemmed have {as_they_are:.1f}.\n\n{table(rows)}\nThe weight was chosen on the three others, the "
-        "mean of all models; scores are BM25 over its best, and the cosine scaled from what is named to its best.\n\n"
+        f"that are not stemmed have {as_they_are:.1f}.\n\n{table(rows)}\nThe weight was chosen on the three others, "
+        "the mean of all models; scores are BM25 over its best, and the cosine from what is named to its best.\n\n"
         f"{table(chosen) if chosen else ''}\nnDCG@10 by weight of meaning, with the cosine from its mean:\n\n"
         f"{table(curves)}"
     )
@@ -497,13 +497,8 @@ SECTIONS = {
     ),
     **{f"scaling_{what}": partial(scaling, what) for what in SCALED},
 }
-OF_THE_EMBEDDED = {
-    "sts",
-    "search_tuning",
-    "hybrid",
-    "ablations",
-    "verdict",
-}  # quality; the rest is time, or of random weights
+# Quality; the rest is time, or of random weights.
+OF_THE_EMBEDDED = {"sts", "search_tuning", "hybrid", "ablations", "verdict"}
 
 
 def paper(result: dict) -> str:

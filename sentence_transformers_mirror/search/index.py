@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from sentence_transformers_mirror.search.rerank import Judge
 
 _WINDOW = 32_768  # texts that are read, sorted by length and embedded at a time
+_DOCUMENTS = 1_024  # the same, of long ones
 
 
 class SearchIndex:
@@ -137,7 +138,7 @@ class SearchIndex:
         choice = ann.Choice(kind, recall, max_latency, max_memory)
         words.check_language(language)
         check_passages(passages)
-        entries = windows(texts, ids, metadata, _WINDOW)
+        entries = windows(texts, ids, metadata, _WINDOW if passages is None else _DOCUMENTS)
         first = next(entries, None)  # complains about texts before a model is loaded
         if first is None:
             raise ValueError("There is nothing to index: pass at least one text.")
@@ -153,7 +154,7 @@ class SearchIndex:
                     names = list(range(rows, rows + len(window.texts))) if window.ids is None else window.ids
                     if window.ids is not None:
                         check_new(names, seen, "there twice")
-                    warned = warned or warn_of_long(encoder.model, window.texts, names)
+                    warned = warned or warn_of_long(encoder.model, window.texts)
                     window = _cut(window, cutter)
                     yield encoder.documents(window.passages, batch_size, bar.update), window.table(names)
                     rows += len(window.texts)
@@ -556,6 +557,8 @@ class SearchIndex:
             OSError, TypeError, ValueError: As for ``build``; the index is then as it was.
         """
         encoder = Encoder(model, self._model["dimensions"])
+        if self._snapshot.passages is not None:
+            Cutter(encoder.model, self._snapshot.passages)  # refuses a model that does not read as much
         with self._writing, _progress(len(self), show_progress) as bar:
             whole = compacted(self._snapshot) if len(self) else None
             if whole is None:
@@ -601,6 +604,8 @@ class SearchIndex:
         if vectors is None:
             if self._encoder is None:
                 raise ValueError("This index was loaded without a model to embed texts: pass one, or their vectors.")
+            if window.spans is None:
+                warn_of_long(self._encoder.model, window.texts)
             return self._encoder.documents(window.passages, batch_size, done)
         if window.spans is not None:
             raise ValueError("This index cuts texts into passages and embeds these: pass texts without vectors.")
@@ -724,6 +729,7 @@ class SearchIndex:
             tag = save.commit(self._manifest(records, removed, structure))
             for segment, record in zip(snapshot.segments, records, strict=True):
                 segment.files = (save.home, record)
+                manifest.read_words_later(segment, save.folder)
             if structure is not None:
                 self._structure_file = (snapshot.structure, save.home, structure)
             self._home = (save.home, tag)

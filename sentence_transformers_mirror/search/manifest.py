@@ -29,9 +29,19 @@ def write_segment(save: store.Save, segment: Segment, language: str | None) -> d
         record = {**writer.record, "words": record.get("words")}
     kept, reader = record.get("words"), words.reader(language)
     if kept is None or kept["reader"] != reader or not save.has(_files(kept)):
-        parts = [{"rows": len(part), "file": save.table("words", part.table)} for part in segment.words(language)]
+        # Not kept, if they are not there yet: texts need not fit memory, and so need their words not.
+        made = segment.words_now() or words.postings(segment.passages(), language)
+        parts = [{"rows": len(part), "file": save.table("words", part.table)} for part in made]
         record = {**record, "words": {"reader": reader, "parts": parts}}
     return record
+
+
+def read_words_later(segment: Segment, folder: Path) -> None:
+    """Let the words that a save has just written be read from where they lie."""
+    if segment.read_words is None and segment.words_now() is None:
+        parts = segment.files[1]["words"]["parts"]
+        blobs = [store.Blob(folder, part["file"], mapped=True) for part in parts]
+        segment.read_words = functools.partial(_read_words, blobs, parts, len(segment))
 
 
 def _files(kept: dict[str, Any]) -> dict[int, Any]:

@@ -84,18 +84,18 @@ def reads(model: SentenceTransformer) -> int | None:
     return None if limit is None else limit - len(model.tokenizer("")["input_ids"])
 
 
-def warn_of_long(model: SentenceTransformer, texts: Sequence[str], names: Sequence[int | str]) -> bool:
+def warn_of_long(model: SentenceTransformer, texts: Sequence[str]) -> bool:
     """Warn if the longest of some texts is longer than the model reads; whether it is."""
     most = reads(model)
-    longest = max(range(len(texts)), key=lambda row: len(texts[row]), default=None)
-    if most is None or longest is None or len(texts[longest]) <= most:  # a token has at least a character
+    longest = max(texts, key=len, default="")
+    if most is None or len(longest) <= most:  # a token has at least a character
         return False
-    (starts,) = _token_starts(model, [texts[longest]])
+    (starts,) = _token_starts(model, [longest])
     if len(starts) <= most:
         return False
     logger.warning(
-        f"The text {names[longest]!r:.60} has {len(starts):,} tokens and the model reads {most} of them, so what "
-        f"comes later in it is not found by meaning: pass passages={min(most, 200)}."
+        f"The text {longest!r:.60} has {len(starts):,} tokens and the model reads {most} of them, so what "
+        f"comes later in it is not found by meaning: build with passages={min(most, 200)}."
     )
     return True
 

@@ -79,7 +79,11 @@ class Segment:
                 if self.files is not None:
                     self.files = self.files[0], {**self.files[1], "words": None}
         if self._words is None:
-            self._words = words.postings(self.passages(), language)
+            self._words = tuple(words.postings(self.passages(), language))
+        return self._words
+
+    def words_now(self) -> tuple[words.Postings, ...] | None:
+        """The words, if they are in memory."""
         return self._words
 
     def ids(self) -> list[int | str]:

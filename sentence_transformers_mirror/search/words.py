@@ -27,7 +27,7 @@ _GAPS = r"[^\pL\pM\pN_]+"
 _SIGNS = "\u3041-\u309f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 _SIGN = re.compile(f"([{_SIGNS}])")
 _BLOCK = 256  # rows
-_PART = 2**26  # bytes of text that are read at a time, to bound memory
+_PART = 2**24  # bytes of text that are read at a time, to bound memory
 
 
 def languages() -> list[str]:
@@ -182,14 +182,14 @@ def schema(count: pa.DataType) -> pa.Schema:
     )
 
 
-def postings(texts: pa.ChunkedArray, language: str | None) -> tuple[Postings, ...]:
-    """The postings of texts, in parts of about 64 MiB of text.
+def postings(texts: pa.ChunkedArray, language: str | None) -> Iterator[Postings]:
+    """The postings of texts, in parts of about 16 MiB of text.
 
     Args:
         texts: Strings, none of them null.
         language: As for `terms`.
     """
-    return tuple(_postings(part, language) for part in _parts(texts))
+    return (_postings(part, language) for part in _parts(texts))
 
 
 def _parts(texts: pa.ChunkedArray) -> Iterator[pa.ChunkedArray]:
