@@ -167,7 +167,9 @@ def test_the_threshold_is_a_cosine_but_bm25_by_words(both):
         least = np.median([getattr(hit, told) for hit in whole])
         kept = index.search(query, top_k=50, mode=mode, threshold=least)
         assert kept == [hit for hit in whole if getattr(hit, told) >= least] and 0 < len(kept) < len(whole)
-    assert index.search(query, mode="both", threshold="auto")
+    least = index.calibrate(0.1)
+    expected = [hit for hit in index.search(query, mode="both") if hit.meaning >= least]
+    assert index.search(query, mode="both", threshold="auto") == expected
 
 
 def test_several_queries_one_and_none(both):
