@@ -476,7 +476,55 @@ def plot_search(result: dict) -> None:
     figure.savefig(RESULTS / "search.svg", metadata={"Date": None})
 
 
+def hybrid(result: dict) -> str:
+    rows = []
+    for name, found in result["searches"].items():
+        model, asked = name.split("/")
+        one = {
+            mode: f"{scores['nDCG@10']:.1f} ({scores['right in the first 3']:.0f})" for mode, scores in found.items()
+        }
+        rows.append({"model": model, "asked": asked, **one})
+    rows.sort(key=lambda row: (row["asked"] != "Cranfield", row["model"]))
+    chosen = [
+        {
+            "scores added by": method,
+            "weight of meaning": one["weight"],
+            "nDCG@10": f"{one['nDCG@10']:.1f}",
+            "weights with one left out": ", ".join(
+                f"{left['weight']:g} ({key})" for key, left in one["left out"].items()
+            ),
+            "nDCG@10 of it": f"{statistics.mean(left['nDCG@10'] for left in one['left out'].values()):.1f}",
+        }
+        for method, one in result.get("chosen", {}).items()
+    ]
+    curves = [
+        {
+            "model": name.split("/")[0],
+            "asked": name.split("/")[1],
+            **{f"{float(weight):g}": f"{score:.1f}" for weight, score in one["cosine from the mean"].items()},
+        }
+        for name, one in result["runs"].items()
+    ]
+    as_they_are = next(one["words as they are"] for name, one in result["runs"].items() if name.endswith("/Cranfield"))
+    return (
+        "## Words and meaning together\n\nnDCG@10 x 100 through `SearchIndex` with the default weight; in brackets, "
+        "how many of 100 queries have a right text in the first three hits. Nothing was chosen by Cranfield, where "
+        f"words that are not stemmed have {as_they_are:.1f}.\n\n{table(rows)}\nThe weight was chosen on the three "
+        "others, the mean of all models; scores are BM25 over its best, and the cosine from what is named to its "
+        "best.\n\n"
+        f"{table(chosen) if chosen else ''}\nnDCG@10 by weight of meaning, with the cosine from its mean:\n\n"
+        f"{table(curves)}"
+    )
+
+
+def lexical(result: dict) -> str:
+    rows = [{"": name, **found} for name, found in result["libraries"].items()]
+    return f"## What a search by words stands on\n\n{result['texts']:,} short texts, one thread.\n\n{table(rows)}"
+
+
 SECTIONS = {
+    "hybrid": hybrid,
+    "lexical": lexical,
     "sts": sts,
     "search_tuning": search_tuning,
     "search_step": lambda result: (
@@ -498,7 +546,8 @@ SECTIONS = {
     ),
     **{f"scaling_{what}": partial(scaling, what) for what in SCALED},
 }
-OF_THE_EMBEDDED = {"sts", "search_tuning", "ablations", "verdict"}  # quality; the rest is time, or of random weights
+# Quality; the rest is time, or of random weights.
+OF_THE_EMBEDDED = {"sts", "search_tuning", "hybrid", "ablations", "verdict"}
 
 
 def paper(result: dict) -> str:

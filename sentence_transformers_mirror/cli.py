@@ -44,6 +44,10 @@ _FLAGS = {
     r"\bpass dataset\[column\]": "name it with --column",
     r"\bdimensions must be\b": "--dimensions must be",
     r"\btop_k\b": "--top-k",
+    r"\bmode='(\w+)'": r"--mode \1",
+    r"\bbuild with passages=": "build with --passages ",
+    r"\bpassages is the number\b": "--passages is the number",
+    r"\bcandidates must be\b": "--candidates must be",
 }
 NO_HITS, USAGE, BROKEN_INDEX, UNEXPECTED, INTERRUPTED = 1, 2, 3, 70, 130
 
@@ -232,13 +236,25 @@ def _add_index_verbs(verbs: argparse._SubParsersAction) -> None:
         "--kind", default="auto", help="auto, flat, hnsw, ivf-flat, ivf-sq8, ivf-pq or a factory string of FAISS"
     )
     index.add_argument("--dimensions", type=int, metavar="N", help="keep N dimensions of a Matryoshka model")
+    index.add_argument("--language", help="stem words for a search by words, such as english (default: as they are)")
+    index.add_argument("--passages", type=int, metavar="N", help="cut texts into passages of at most N tokens")
 
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("--model", help="the model that built the index (default: from where it was then)")
     grow = add("add", _add, "add the texts of a file to an index", texts, model)
     search = add("search", _search, "search an index; exit code 1 if nothing is found", model)
     search.add_argument("--top-k", type=int, default=10, metavar="N", help="hits wanted (default: %(default)s)")
-    search.add_argument("--threshold", help='least score of a hit, or "auto": above chance in this corpus')
+    search.add_argument(
+        "--threshold",
+        help='least cosine of a hit, or "auto": above chance in this corpus; least BM25 with --mode words',
+    )
+    search.add_argument("--mode", default="meaning", help="meaning, words or both (default: %(default)s)")
+    search.add_argument("--weight", type=float, metavar="W", help="of meaning with --mode both, 0 to 1")
+    search.add_argument("--fusion", default="convex", help="how both become one: convex or rrf (default: %(default)s)")
+    search.add_argument("--rerank", metavar="MODEL", help="a CrossEncoder that orders the hits, folder or name")
+    search.add_argument(
+        "--candidates", type=int, default=50, metavar="N", help="hits that --rerank looks at (default: %(default)s)"
+    )
     search.add_argument(
         "--where",
         action="append",
@@ -507,6 +523,8 @@ def _index(args: argparse.Namespace) -> int:
         metadata=metadata,
         kind=args.kind,
         dimensions=args.dimensions,
+        language=args.language,
+        passages=args.passages,
         path=args.output,
         overwrite=args.force,
     )
@@ -563,12 +581,28 @@ def _search(args: argparse.Namespace) -> int:
             pass
     if args.top_k < 1:
         raise ValueError(f"--top-k must be at least 1, not {args.top_k}.")
-    if threshold not in (None, "auto") and not -1 <= threshold <= 1:
+    if args.mode == "words":
+        if threshold == "auto" or (threshold is not None and not threshold >= 0):
+            raise ValueError(f"--threshold is a BM25 score with --mode words, a number from 0, not {threshold}.")
+    elif threshold not in (None, "auto") and not -1 <= threshold <= 1:
         raise ValueError(f'--threshold is a number from -1 to 1 or "auto", not {threshold}.')
-    hits = _opened(args, where).search(args.query, top_k=args.top_k, threshold=threshold, where=where or None)
+    hits = _opened(args, where, embeds=args.mode != "words").search(
+        args.query,
+        top_k=args.top_k,
+        threshold=threshold,
+        where=where or None,
+        mode=args.mode,
+        weight=args.weight,
+        fusion=args.fusion,
+        rerank=args.rerank,
+        candidates=args.candidates,
+    )
     if args.json or not sys.stdout.isatty():
         for hit in hits:
-            print(json.dumps({"id": hit.id, "score": hit.score, "text": hit.text, "metadata": hit.metadata}))
+            told = {name: getattr(hit, name) for name in ("id", "score", "meaning", "words", "text", "metadata")}
+            if hit.span is not None:
+                told.update(passage=hit.passage, span=hit.span)
+            print(json.dumps(told))
     else:
         _print_table(hits)
     return 0 if hits else NO_HITS
@@ -577,7 +611,10 @@ def _search(args: argparse.Namespace) -> int:
 def _print_table(hits: list) -> None:
     import shutil
 
-    rows = [(f"{hit.score:.3f}", hit.id, hit.text, hit.metadata or "") for hit in hits]
+    rows = [
+        (f"{hit.score:.3f}", hit.id, hit.text if hit.passage is None else hit.passage, hit.metadata or "")
+        for hit in hits
+    ]
     cells = [list(map(printable, row)) for row in rows]
     width = max((len(row[1]) for row in cells), default=0)
     for score, item, text, metadata in cells:
@@ -612,13 +649,16 @@ def _demo(args: argparse.Namespace) -> int:
     return 0
 
 
-def _opened(args: argparse.Namespace, where: dict | None = None):
+def _opened(args: argparse.Namespace, where: dict | None = None, embeds: bool = True):
     """The index with its model, every byte verified; what is broken is found before a model is loaded.
 
     The index may come from anybody. It does not choose what is fetched from the network, and what it names is said.
+    A search by words needs no model.
     """
     from sentence_transformers_mirror.search import SearchIndex, filters
 
+    if not embeds:
+        return SearchIndex.load(args.index)
     opened = SearchIndex.open(args.index)
     if where:
         filters.mask(opened._snapshot, where)  # complains about keys that are not there

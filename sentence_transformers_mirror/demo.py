@@ -1,4 +1,5 @@
-"""A web page to search an index: results with score bars, a filter, and the neighbours of a hit on a click."""
+"""A web page to search an index by meaning, words or both: results with score bars and the words of the query marked,
+a filter, and the neighbours of a hit on a click."""
 
 from __future__ import annotations
 
@@ -13,10 +14,14 @@ try:
 except ImportError as error:
     raise ImportError("The page needs gradio: pip install 'sentence-transformers-mirror[demo]'.") from error
 
+from sentence_transformers_mirror.search.words import marked
+
 if TYPE_CHECKING:
     from sentence_transformers_mirror.search import Hit, SearchIndex
 
 _COLUMNS = ["score", "", "id", "text", "metadata"]
+_MODES = ["meaning", "words", "both"]
+_MARKS = "⟦", "⟧"  # around words of the query: in plain text, since HTML of the corpus would run
 _BAR = 20  # characters of a score of 1
 _LARGEST = 1_000_000  # bytes of a request
 
@@ -38,24 +43,34 @@ def parse_filter(text: str) -> dict[str, Any] | None:
     return where
 
 
-def _row(hit: Hit) -> list[str]:
+def _row(hit: Hit, query: str, language: str | None, best: float) -> list[str]:
     metadata = json.dumps(hit.metadata, ensure_ascii=False) if hit.metadata else ""
-    return [f"{hit.score:.3f}", "█" * round(_BAR * max(hit.score, 0)), str(hit.id), hit.text, metadata]
+    text = hit.text if hit.passage is None else hit.passage
+    if hit.words is not None:
+        text = marked(text, query, language, *_MARKS)
+    return [f"{hit.score:.3f}", "█" * round(_BAR * max(hit.score / best, 0)), str(hit.id), text, metadata]
 
 
 def page(index: SearchIndex) -> gradio.Blocks:
     """The page, a ``gradio.Blocks``."""
 
-    def search(query: str, top_k: float, where: str) -> tuple[list[list[str]], str]:
+    language = index.facts()["language"]
+
+    def search(query: str, top_k: float, where: str, mode: str) -> tuple[list[list[str]], str]:
         try:
-            hits = index.search(query, top_k=int(top_k), where=parse_filter(where))
+            hits = index.search(query, top_k=int(top_k), where=parse_filter(where), mode=mode)
         except (TypeError, ValueError) as error:
             return [], str(error)
-        return [_row(hit) for hit in hits], f"{len(hits)} hits. Click on one to see its neighbours."
+        # A cosine has a bar of its own; BM25 has no largest value but that of the best hit.
+        best = 1.0 if mode == "meaning" else max((hit.score for hit in hits), default=1.0)
+        rows = [_row(hit, query, language, best) for hit in hits]
+        return rows, f"{len(hits)} hits. Click on one to see its neighbours."
 
-    def neighbours(event: gradio.SelectData, top_k: float, where: str) -> tuple[list[list[str]], str, str]:
+    def neighbours(event: gradio.SelectData, top_k: float, where: str, mode: str) -> tuple[list[list[str]], str, str]:
         text = event.row_value[_COLUMNS.index("text")]
-        return *search(text, top_k, where), text
+        for mark in _MARKS:
+            text = text.replace(mark, "")
+        return *search(text, top_k, where, mode), text
 
     with gradio.Blocks(title="st-mirror", analytics_enabled=False) as blocks:
         gradio.Markdown(f"# Search {len(index):,} texts")
@@ -63,13 +78,14 @@ def page(index: SearchIndex) -> gradio.Blocks:
             query = gradio.Textbox(label="Query", elem_id="query", scale=4)
             top_k = gradio.Slider(1, 100, value=10, step=1, label="Hits")
             where = gradio.Textbox(label="Filter on metadata, as JSON", elem_id="where")
+            mode = gradio.Radio(_MODES, value="meaning", label="Search by", elem_id="mode")
         button = gradio.Button("Search", elem_id="search", variant="primary")
         told = gradio.Textbox(label="", show_label=False, interactive=False, elem_id="told")
         # "str" cells are shown as text; "html" and "markdown" would run what the corpus says.
         hits = gradio.Dataframe(headers=_COLUMNS, datatype="str", interactive=False, wrap=True, elem_id="hits")
         for event in (query.submit, button.click):
-            event(search, [query, top_k, where], [hits, told])
-        hits.select(neighbours, [top_k, where], [hits, told, query])
+            event(search, [query, top_k, where, mode], [hits, told])
+        hits.select(neighbours, [top_k, where, mode], [hits, told, query])
     return blocks
 
 

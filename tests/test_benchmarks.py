@@ -278,3 +278,53 @@ def test_results_are_what_the_json_says(tmp_path):
     assert after == before, "a page was edited by hand or not rendered"
     table = before[0].split("## What tuning gains")[1].split("\n\n")[2].strip()
     assert table.count("\n") > 4 and table in (BENCHMARKS.parent / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.quality
+def test_hybrid(data_dir, tmp_path, tiny_model, monkeypatch):
+    tiny_model.save_pretrained(str(tmp_path / "tiny"))
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import hybrid
+    import render
+
+    documents, queries, right = hybrid.qnli(data_dir)
+    assert right.shape == (hybrid.QUERIES, hybrid.DOCUMENTS) and right.any(axis=1).all()
+    curve = {"0.0": 1.0, "0.5": 3.0, "1.0": 2.0}
+    methods = ["rrf", *(f"cosine from {label}" for label in hybrid.FLOORS)]
+    one = {"meaning": 2.0, "words": 1.0, "words as they are": 0.5, **dict.fromkeys(methods, curve)}
+    monkeypatch.setattr(hybrid, "WEIGHTS", [0.0, 0.5, 1.0])
+    runs = {f"m/{name}": one for name in [*hybrid.CHOOSING, hybrid.REPORTED]}
+    runs["m/QNLI"] = {**one, "rrf": {"0.0": 9.0, "0.5": 3.0, "1.0": 2.0}}
+    chosen = {method: hybrid.chosen(runs, method) for method in methods}
+    # By hand: with QNLI left out 0.5 is best, and 3 there; else 0, and 1.
+    assert chosen["rrf"]["weight"] == 0 and chosen["rrf"]["left out"]["QNLI"] == {"weight": 0.5, "nDCG@10": 3.0}
+    assert chosen["rrf"]["left out"]["scikit-learn"] == {"weight": 0.0, "nDCG@10": 1.0}
+    found = {mode: {"nDCG@10": 2.0, "right in the first 3": 3.0} for mode in ("meaning", "words", "both", "both, rrf")}
+    page = render.hybrid({"runs": runs, "searches": dict.fromkeys(runs, found), "chosen": chosen})
+    assert "| m | Cranfield | 2.0 (3) | 2.0 (3) |" in page and "0.5 (QNLI)" in page
+
+
+def test_lexical(tmp_path, monkeypatch):
+    import lzma
+
+    texts = "One sentence here. Another sentence there! " * 3 + "A telling word.\n"
+    (tmp_path / "corpus.xz").write_bytes(lzma.compress(texts.encode() * 40))
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import lexical
+    import render
+
+    arguments = [
+        "lexical.py",
+        "--corpus",
+        str(tmp_path / "corpus.xz"),
+        "--texts",
+        "200",
+        "--libraries",
+        "ours",
+        "fts5",
+    ]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--output", str(tmp_path / "kept.json")])
+    lexical.main()
+    kept = json.loads((tmp_path / "kept.json").read_text())["result"]
+    assert kept["texts"] == 200 and all(found["MiB"] > 0 for found in kept["libraries"].values())
+    assert "| ours |" in render.lexical(kept)

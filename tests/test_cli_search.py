@@ -51,6 +51,8 @@ def test_index_add_search_info_verify(indexed):
     assert first == {
         "id": "t0",
         "score": pytest.approx(1, abs=1e-5),
+        "meaning": first["score"],
+        "words": None,
         "text": TEXTS[0],
         "metadata": {"topic": "files", "n": 0},
     }
@@ -85,6 +87,31 @@ def test_filters_thresholds_and_no_hits(indexed):
     assert len(found("--threshold", "-1")) == 4
 
 
+def test_words_both_and_a_weight(indexed):
+    code, out = indexed("search", "@/index", "the file", "--mode", "words")
+    assert code == 0 and hits(out) and all(hit["words"] == hit["score"] for hit in hits(out))
+    shutil.rmtree(indexed.folder / "model")  # words need none
+    assert indexed("search", "@/index", "the file", "--mode", "words") == (code, out)
+    assert indexed("search", "@/index", "zyzzogeton", "--mode", "words")[0] == 1
+
+
+def test_both_with_a_weight(indexed):
+    code, out = indexed("search", "@/index", "the file", "--mode", "both", "--weight", "0", "--top-k", "2")
+    by_words = hits(indexed("search", "@/index", "the file", "--mode", "words", "--top-k", "2")[1])
+    assert code == 0 and [hit["id"] for hit in hits(out)] == [hit["id"] for hit in by_words]
+    assert all(hit["meaning"] <= 1 and hit["words"] > 0 for hit in hits(out))
+    assert hits(indexed("search", "@/index", "the file", "--mode", "both", "--fusion", "rrf")[1])
+
+
+def test_passages_and_stems(indexed):
+    where = ["--model", "@/model", "--texts", "@/texts.csv", "--output", "@/cut"]
+    code, out = indexed("index", *where, "--passages", "2", "--language", "english")
+    facts = json.loads(out)
+    assert code == 0 and facts["passages"]["rows"] > facts["texts"] == 4 and facts["language"] == "english"
+    (first, *_) = hits(indexed("search", "@/cut", "open files", "--mode", "words")[1])
+    assert first["text"] == TEXTS[0] and first["text"][slice(*first["span"])] == first["passage"] != first["text"]
+
+
 def test_a_terminal_gets_a_table(indexed, monkeypatch, tmp_path):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setattr(shutil, "get_terminal_size", lambda: __import__("os").terminal_size((60, 20)))
@@ -101,6 +128,11 @@ def test_a_terminal_gets_a_table(indexed, monkeypatch, tmp_path):
 def test_mistakes_end_with_2(indexed, capfd):
     folder = indexed.folder
     for arguments, message in (
+        (["search", "@/index", "?!", "--mode", "words"], "no word in it"),
+        (["search", "@/index", "a", "--mode", "letters"], "mode must be"),
+        (["search", "@/index", "a", "--mode", "both", "--weight", "2"], "from 0"),
+        (["search", "@/index", "a", "--candidates", "0", "--rerank", "@/none"], "at least 1"),
+        (["search", "@/index", "a", "--rerank", "@/none"], "second look"),
         (["search", "@/index", " "], "blank"),
         (["search", "@/index", "x", "--top-k", "0"], "at least 1"),
         (["search", "@/index", "x", "--threshold", "high"], "--threshold is a number"),

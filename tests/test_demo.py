@@ -58,6 +58,13 @@ def test_search_filter_and_neighbours_in_a_browser(address, browser):
     page.fill("#where textarea, #where input", "")
     shown("onerror").click()
     page.wait_for_function("document.querySelector('#query textarea, #query input').value.includes('onerror')")
+    page.fill("#query textarea, #query input", "the lists of title")
+    page.get_by_label("words", exact=True).check()
+    page.click("#search")
+    shown("write ⟦the⟧ list").wait_for()
+    assert "⟦title⟧" in page.inner_text("#hits") and page.title() != "owned"
+    shown("write ⟦the⟧ list").click()
+    page.wait_for_function("document.querySelector('#query textarea, #query input').value === 'write the list'")
     shown("write the list").wait_for()
     page.fill("#where textarea, #where input", "kind")
     page.click("#search")

@@ -170,7 +170,9 @@ def test_saving_over_an_index_leaves_only_the_new_one(saved, tmp_path):
     other.save(folder, overwrite=True)
     other.save(folder)  # its own
     assert len(SearchIndex.load(folder, model=model)) == 2
-    assert len(list(folder.iterdir())) == 5 and (folder / "notes.txt").exists()  # and a manifest and a lock
+    assert (
+        len(list(folder.iterdir())) == 6 and (folder / "notes.txt").exists()
+    )  # vectors, entries, words, manifest, lock
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -215,8 +217,8 @@ def test_a_folder_that_is_no_index(tmp_path):
 
 
 def test_a_newer_format_is_refused(saved):
-    manifest_with(saved[0], lambda manifest: manifest.update(version=2))
-    with pytest.raises(BrokenIndexError, match="version 2 .*upgrade"):
+    manifest_with(saved[0], lambda manifest: manifest.update(version=3))
+    with pytest.raises(BrokenIndexError, match="version 3 .*upgrade"):
         SearchIndex.load(saved[0])
 
 

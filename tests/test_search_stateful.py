@@ -13,6 +13,7 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from plain_bm25 import plain_bm25, plain_terms
 
 from sentence_transformers_mirror.search import SearchIndex
 
@@ -147,6 +148,15 @@ class Machine(RuleBasedStateMachine):
         best = np.argsort(-scores.round(5), kind="stable")[:4]
         assert [repr(hit.id) for hit in hits] == [repr(ids[row]) for row in best]
         assert [hit.text for hit in hits] == [texts[row] for row in best]
+        np.testing.assert_allclose([hit.score for hit in hits], scores[best], atol=1e-5)
+        self.agrees_by_words(ids, texts)
+
+    def agrees_by_words(self, ids, texts):
+        query = "one two 7 пять"
+        scores = plain_bm25(texts, query) if any(map(plain_terms, texts)) else np.zeros(len(texts))
+        best = [row for row in np.argsort(-scores.round(5), kind="stable") if scores[row] > 0]
+        hits = self.index.search(query, top_k=100, mode="words")
+        assert [repr(hit.id) for hit in hits] == [repr(ids[row]) for row in best]
         np.testing.assert_allclose([hit.score for hit in hits], scores[best], atol=1e-5)
 
 

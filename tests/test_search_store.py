@@ -35,7 +35,8 @@ def small(count=20, seed=0, **options):
 def contents(index):
     """Everything a user can see of an index."""
     hits = index.search(vectors(3, seed=99), top_k=5) if len(index) else []
-    return {item: index[item] for item in index}, hits, index.facts()["calibration"]
+    by_words = index.search(["text 3", "number 0 of"], top_k=5, mode="words")
+    return {item: index[item] for item in index}, (hits, by_words), index.facts()["calibration"]
 
 
 class DyingFile(io.FileIO):
@@ -196,10 +197,10 @@ def test_every_flipped_or_cut_byte_is_harmless_or_named(tmp_path):
     whole = contents(SearchIndex.load(folder))
     rng = np.random.default_rng(0)
     files = sorted(file for file in folder.iterdir() if file.name != "lock")
-    assert len(files) == 5
+    assert len(files) == 6
     harmless = 0
-    for attempt in range(500):
-        file = files[attempt % 5]
+    for attempt in range(600):
+        file = files[attempt % 6]
         content = file.read_bytes()
         position = int(rng.integers(min(len(content), 4096) if attempt % 3 else len(content)))
         if attempt % 2:
@@ -208,11 +209,12 @@ def test_every_flipped_or_cut_byte_is_harmless_or_named(tmp_path):
             damaged = bytearray(content)
             damaged[position] ^= 1 << int(rng.integers(8))
         file.write_bytes(damaged)
-        if file.name.startswith("faiss"):  # only a cache
+        if file.name.startswith(("faiss", "words")):  # only caches
             with pytest.raises(BrokenIndexError, match=file.name):
                 SearchIndex.verify(folder)
-            if attempt < 50:
-                assert contents(SearchIndex.load(folder))[0] == whole[0]
+            if attempt < 60:
+                found = contents(SearchIndex.load(folder))
+                assert found[0] == whole[0] and (found == whole or file.name.startswith("faiss"))
                 harmless += 1
         else:
             try:
@@ -370,9 +372,9 @@ def test_no_file_needs_pickle_and_all_are_what_the_format_says(tmp_path):
     index.remove(0)
     index.save(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["version"] == 1
+    assert manifest["version"] == 2
     names = set(store._names(manifest["index"]))
-    assert len(names) == 4 and all(store._FILE_NAME.fullmatch(name) for name in names)
+    assert len(names) == 5 and all(store._FILE_NAME.fullmatch(name) for name in names)
     for file in tmp_path.glob("*.npy"):
         assert len(np.load(file, allow_pickle=False))
 

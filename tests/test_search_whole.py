@@ -336,11 +336,13 @@ def test_any_damaged_table_is_refused_or_read_rightly(tmp_path):
     assert refused > 50
 
 
+@pytest.mark.parametrize("kind", ["entries", "words"])
 @pytest.mark.parametrize("compression", ["zstd", "lz4"])
-def test_compressed_tables_are_refused(tmp_path, compression):
+def test_compressed_tables_are_refused(tmp_path, compression, kind):
     small(40).save(tmp_path)
     whole = json.loads((tmp_path / "manifest.json").read_text())
-    record = whole["index"]["segments"][0]["entries"]
+    segment = whole["index"]["segments"][0]
+    record = segment["entries"] if kind == "entries" else segment["words"]["parts"][0]["file"]
     file = tmp_path / record[0]
     table = pa.ipc.open_file(pa.py_buffer(file.read_bytes())).read_all()
     with pa.ipc.new_file(file, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
@@ -348,7 +350,7 @@ def test_compressed_tables_are_refused(tmp_path, compression):
     record[1:] = [file.stat().st_size, hashlib.sha256(file.read_bytes()).hexdigest()]
     write_manifest(tmp_path, whole)
     with pytest.raises(BrokenIndexError, match="compressed"):
-        SearchIndex.load(tmp_path)
+        SearchIndex.verify(tmp_path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
@@ -427,3 +429,67 @@ def test_numbers_of_numpy_are_numbers():
     assert list(index) == [0, 1, 3]
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         index.add(["a"], vectors=VECTORS[:1], batch_size=-1)
+
+
+def test_any_damaged_words_are_refused_or_read_again(tmp_path):
+    index = small(40)
+    index.save(tmp_path)
+    expected = {hit.id for hit in index.search(index[7][0], mode="words", top_k=40)}
+    whole = json.loads((tmp_path / "manifest.json").read_text())
+    (part,) = whole["index"]["segments"][0]["words"]["parts"]
+    record = part["file"]
+    file, draw = tmp_path / record[0], random.Random(0)
+    content, refused = file.read_bytes(), 0
+    for _ in range(100):
+        damaged = bytearray(content)
+        for _ in range(draw.choice((1, 3, 8))):
+            damaged[draw.randrange(len(damaged))] = draw.randrange(256)
+        file.write_bytes(damaged)
+        record[2] = hashlib.sha256(damaged).hexdigest()
+        write_manifest(tmp_path, whole)
+        hits = SearchIndex.load(tmp_path).search(index[7][0], mode="words", top_k=40)
+        try:
+            SearchIndex.verify(tmp_path)
+            assert all(0 <= hit.id < 40 and hit.words > 0 for hit in hits)
+        except BrokenIndexError:
+            assert {hit.id for hit in hits} == expected  # of words that were read again from the texts
+            refused += 1
+    assert refused > 10
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index, part: index.update(language=7),
+        lambda index, part: index.update(language="klingon"),
+        lambda index, part: index.update(passages=0),
+        lambda index, part: index.update(passages=40),  # of texts that are not cut
+        lambda index, part: index["segments"][0].update(words=[]),
+        lambda index, part: index["segments"][0]["words"].update(parts=[]),
+        lambda index, part: index["segments"][0]["words"].update(reader=None),
+        lambda index, part: part.update(rows=39),
+        lambda index, part: part["file"].__setitem__(0, "../words-0123456789abcdef.arrow"),
+        lambda index, part: part["file"].__setitem__(0, index["segments"][0]["entries"][0]),
+    ],
+)
+def test_a_manifest_that_is_wrong_about_words_or_passages_is_refused(tmp_path, change):
+    small(40).save(tmp_path)
+    whole = json.loads((tmp_path / "manifest.json").read_text())
+    change(whole["index"], whole["index"]["segments"][0]["words"]["parts"][0])
+    write_manifest(tmp_path, whole)
+    with pytest.raises(BrokenIndexError):
+        SearchIndex.load(tmp_path)
+
+
+def test_a_text_that_is_removed_in_parts_is_refused(tmp_path):
+    from sentence_transformers_mirror import embedded_model_path
+
+    text = "One sentence is here. Another one follows it! Is this the third? It is not the last. This is."
+    index = SearchIndex.build(embedded_model_path(), [text, "short"], passages=12, kind="flat")
+    index.save(tmp_path)
+    whole = json.loads((tmp_path / "manifest.json").read_text())
+    with store.saving(tmp_path) as save:
+        file = save.array("removed", np.array([1]))
+        save.commit({**whole["index"], "removed": {"file": file, "rows": 1}})
+    with pytest.raises(BrokenIndexError, match="removed in parts"):
+        SearchIndex.verify(tmp_path)

@@ -225,7 +225,7 @@ def _scan(vectors: Vectors, queries: np.ndarray, count: int, allowed: np.ndarray
 
 def _rescored(vectors: Vectors, queries: np.ndarray, rows: np.ndarray, top_k: int) -> Found:
     """The best of some candidates (-1 is none), scored from the vectors, equal scores in the order of the rows."""
-    scores = _products(vectors, queries, rows)
+    scores = products(vectors, queries, rows)
     if rows.size and rows.min() < 0:
         scores[rows < 0] = -np.inf
     best = np.lexsort((rows, -scores))[:, :top_k]
@@ -233,13 +233,13 @@ def _rescored(vectors: Vectors, queries: np.ndarray, rows: np.ndarray, top_k: in
     return scores[lines, best], rows[lines, best]
 
 
-def _products(vectors: Vectors, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def products(vectors: Vectors, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Inner products of each query with its own rows, of the shape of the rows; of -1 any number."""
     if rows.size > _BLOCK:
         axis = int(len(rows) == 1)
         halves = np.array_split(rows, 2, axis)
         owners = [queries, queries] if axis else np.array_split(queries, 2)
-        return np.concatenate([_products(vectors, *half) for half in zip(owners, halves, strict=True)], axis)
+        return np.concatenate([products(vectors, *half) for half in zip(owners, halves, strict=True)], axis)
     # Not a matrix product: that adds up equal rows in different orders, and they would not tie.
     near = vectors.take(rows)
     near *= queries[:, None]

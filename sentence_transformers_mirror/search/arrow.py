@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow as pa
 _MAGIC = b"ARROW1\0\0"
 
 
-def read_table(content: np.ndarray, schema: pa.Schema) -> pa.Table:
+def read_table(content: np.ndarray, schemas: Sequence[pa.Schema], nullable: Sequence[str] = ()) -> pa.Table:
     """The table of an Arrow IPC file, without a copy.
 
     The messages are read one after the other, and not by the places that the end of the file names, so that what is
@@ -18,7 +19,8 @@ def read_table(content: np.ndarray, schema: pa.Schema) -> pa.Table:
 
     Args:
         content: The bytes, uint8.
-        schema: What its columns must be; only the last of them may have nulls.
+        schemas: One of these its columns must have.
+        nullable: Columns that may have nulls.
 
     Raises:
         ValueError: If it is no such file, is compressed (a small file could fill the memory), has other columns, or
@@ -32,14 +34,15 @@ def read_table(content: np.ndarray, schema: pa.Schema) -> pa.Table:
             if message.type not in ("schema", "record batch") or _is_compressed(message.metadata.to_pybytes()):
                 raise ValueError(f"a {message.type} in it is compressed or none of an index")
         reader = pa.ipc.open_stream(stream)
-        if not reader.schema.equals(schema):
+        if not any(map(reader.schema.equals, schemas)):
             raise ValueError("it has other columns")
         table = reader.read_all()
         table.validate(full=True)
     except (pa.ArrowException, struct.error, EOFError, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"it is not valid, {' '.join(str(error).split())[:120]}") from error
-    if any(column.null_count for column in table.columns[:-1]):
-        raise ValueError("it has rows without id or text")
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.null_count and name not in nullable:
+            raise ValueError(f"it has rows without {name}")
     return table
 
 

@@ -72,7 +72,7 @@ def calibrate(
         "threshold": float(np.quantile(scores, 1 - false_positive_rate, method="higher")),
         "false_positive_rate": float(false_positive_rate),
         "pairs": pairs,
-        "texts": snapshot.size,
+        "texts": snapshot.count,
         "queries": kind,
     }
 

@@ -29,6 +29,10 @@ def describe(facts: dict[str, Any]) -> str:
             )
         else:
             lines.append("recall: 1, the search is exact")
+    stemmed = f"stemmed in {facts['language']}" if facts["language"] else "not stemmed, no language was given"
+    lines.append(f"words: {stemmed}")
+    if facts["passages"] is not None:
+        lines.append(f"passages: {facts['passages']['rows']:,}, of at most {facts['passages']['tokens']} tokens")
     if calibration is None:
         lines.append("threshold: not calibrated")
     else:

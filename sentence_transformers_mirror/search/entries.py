@@ -24,7 +24,7 @@ from sentence_transformers_mirror.files import (
 )
 from sentence_transformers_mirror.printable import printable
 from sentence_transformers_mirror.scalars import plain
-from sentence_transformers_mirror.search.segments import SCHEMA
+from sentence_transformers_mirror.search.segments import CUT, SCHEMA
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -44,14 +44,31 @@ class Window:
         texts: One per entry.
         ids: One per entry, or None where they are to be numbered.
         metadata: JSON, or None, per entry.
+        spans: Where the passages of each text begin and end, or None where texts are not cut.
     """
 
     texts: list[str]
     ids: list[int | str] | None
     metadata: list[str | None]
+    spans: list[list[tuple[int, int]]] | None = None
+
+    @property
+    def passages(self) -> list[str]:
+        """What is embedded: a text per entry, or its passages, one after the other."""
+        if self.spans is None:
+            return self.texts
+        return [text[low:high] for text, spans in zip(self.texts, self.spans, strict=True) for low, high in spans]
 
     def table(self, ids: list[int | str]) -> pa.Table:
-        return pa.table([[json.dumps(item) for item in ids], self.texts, self.metadata], schema=SCHEMA)
+        columns = [json.dumps(item) for item in ids], self.texts, self.metadata
+        if self.spans is None:
+            return pa.table(list(columns), schema=SCHEMA)
+        rows = [
+            (item, None if number else text, extra, number, *span)
+            for item, text, extra, spans in zip(*columns, self.spans, strict=True)
+            for number, span in enumerate(spans)
+        ]
+        return pa.table(list(map(list, zip(*rows, strict=True))), schema=CUT)
 
 
 def windows(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from sentence_transformers_mirror.search.fusion import Found
 from sentence_transformers_mirror.search.segments import Snapshot
 
 
@@ -14,19 +15,28 @@ class Hit:
 
     Args:
         id: As it was given, or the number that the text got.
-        score: Cosine similarity to the query, -1 to 1.
+        score: What the hits are ordered by: ``meaning``; ``words`` after a search by these; 0 to about 1 after a
+            search by both, where 1 is the best by both.
         text: The text.
         metadata: As it was given; empty if there was none.
+        meaning: Cosine similarity to the query, -1 to 1; None after a search by words.
+        words: BM25, at least 0, and 0 if no word of the query occurs; None after a search by meaning.
+        passage: The best passage of the text; None if the index does not cut texts.
+        span: Where the passage begins and ends in the text, in characters; or None.
     """
 
     # Without a dictionary each: a thousand queries have ten thousand hits, and making these must not take longer than
     # finding them.
-    __slots__ = ("id", "score", "text", "metadata", "_snapshot", "_row")
+    __slots__ = ("id", "score", "text", "metadata", "meaning", "words", "passage", "span", "_snapshot", "_row")
 
     id: int | str
     score: float
     text: str
     metadata: dict[str, Any]
+    meaning: float | None
+    words: float | None
+    passage: str | None
+    span: tuple[int, int] | None
 
     @classmethod
     def lazy(cls, score: float, snapshot: Snapshot, row: int) -> Hit:
@@ -37,17 +47,30 @@ class Hit:
         _set_row(hit, row)
         return hit
 
+    @classmethod
+    def of(cls, found: Found, snapshot: Snapshot) -> Hit:
+        """A lazy hit that tells both scores."""
+        hit = cls.lazy(found.score, snapshot, found.row)
+        object.__setattr__(hit, "meaning", found.meaning)
+        object.__setattr__(hit, "words", found.words)
+        return hit
+
     def __getattr__(self, name: str) -> Any:
         # Called only for what is not there: the first look at a part of a lazy hit reads it.
-        if name not in ("id", "text", "metadata"):
+        if name in ("id", "text", "metadata", "span"):
+            segment, local = self._snapshot.locate(self._row)
+            value = getattr(segment, name)(local)
+        elif name == "passage":
+            value = None if self.span is None else self.text[slice(*self.span)]
+        elif name in ("meaning", "words"):
+            value = self.score if name == "meaning" else None  # of a search by meaning, which sets neither
+        else:
             raise AttributeError(f"Hit has no attribute {name!r}")
-        segment, local = self._snapshot.locate(self._row)
-        value = getattr(segment, name)(local)
         object.__setattr__(self, name, value)
         return value
 
     def __reduce__(self) -> tuple:
-        return Hit, (self.id, self.score, self.text, self.metadata)
+        return Hit, tuple(getattr(self, name) for name in Hit.__slots__[:-2])
 
 
 # A frozen dataclass is written to past its own guard.

@@ -17,23 +17,30 @@ import pyarrow as pa
 
 from sentence_transformers_mirror.files import refuse_no_texts
 from sentence_transformers_mirror.scalars import plain, whole_number
-from sentence_transformers_mirror.search import ann, filters, manifest, store
+from sentence_transformers_mirror.search import ann, filters, manifest, store, words
+from sentence_transformers_mirror.search import fusion as fuse
 from sentence_transformers_mirror.search.calibration import calibrate
 from sentence_transformers_mirror.search.describe import describe
 from sentence_transformers_mirror.search.encoder import Encoder, unit
 from sentence_transformers_mirror.search.entries import Window, check_id, check_new, check_text, windows
 from sentence_transformers_mirror.search.hits import Hit
 from sentence_transformers_mirror.search.identity import KIND
-from sentence_transformers_mirror.search.segments import Snapshot, compacted, gathered
+from sentence_transformers_mirror.search.passages import Cutter, check_passages, documents, warn_of_long
+from sentence_transformers_mirror.search.rerank import judge, reranked
+from sentence_transformers_mirror.search.segments import Segment, Snapshot, compacted, entries_schema, gathered
 from sentence_transformers_mirror.search.state import State, appended, identity, settled, without
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+
+    from sentence_transformers_mirror.search.fusion import Found
+    from sentence_transformers_mirror.search.rerank import Judge
 
 logger = logging.getLogger(__name__)
 
 _WINDOW = 32_768  # texts that are read, sorted by length and embedded at a time
+_DOCUMENTS = 1_024  # the same, of long ones
 
 
 class SearchIndex:
@@ -112,6 +119,8 @@ class SearchIndex:
         max_latency: float = 0.02,
         max_memory: int = 2**32,
         dimensions: int | None = None,
+        language: str | None = None,
+        passages: int | None = None,
         path: str | Path | None = None,
         batch_size: int | None = None,
         show_progress: bool | None = None,
@@ -136,6 +145,9 @@ class SearchIndex:
             max_latency: Seconds for one query, for ``auto``.
             max_memory: Bytes of vectors, above which ``auto`` keeps them quantised to one byte a number.
             dimensions: Keep only so many dimensions of a vector, for Matryoshka models.
+            language: Whose words are stemmed for a search by words, such as ``english``; None leaves them as they are.
+            passages: Cut texts into passages of at most so many tokens, at the ends of sentences where there are any,
+                and find a text by its best one; None embeds a text as a whole, as far as the model reads.
             path: Write the index here while it is built; it is then open (memory-mapped).
             batch_size: Texts embedded at a time; by default so many that they have about 1,000 tokens, or
                 16,000 on a GPU.
@@ -155,27 +167,32 @@ class SearchIndex:
         """
         choice = ann.Choice(kind, recall, max_latency, max_memory)
         batch_size = None if batch_size is None else whole_number(batch_size, "batch_size", 1)
+        words.check_language(language)
+        passages = check_passages(passages)
         if path is not None:
             store.refuse_taken(path, overwrite)
-        entries = windows(texts, ids, metadata, _WINDOW)
+        entries = windows(texts, ids, metadata, _WINDOW if passages is None else _DOCUMENTS)
         first = next(entries, None)  # complains about texts before a model is loaded
         if first is None:
             raise ValueError("There is nothing to index: pass at least one text.")
         encoder = Encoder(model, dimensions)
-        total = len(texts) if hasattr(texts, "__len__") else None
+        cutter = None if passages is None else Cutter(encoder.model, passages)
+        total = len(texts) if hasattr(texts, "__len__") and cutter is None else None
 
         def embedded() -> Iterator[tuple[np.ndarray, pa.Table]]:
             seen: set[int | str] = set()
-            rows = 0
+            rows, warned = 0, cutter is not None
             with _progress(total, show_progress) as bar:
                 for window in _chain(first, entries):
                     names = list(range(rows, rows + len(window.texts))) if window.ids is None else window.ids
                     if window.ids is not None:
                         check_new(names, seen, "there twice")
-                    yield encoder.documents(window.texts, batch_size, bar.update), window.table(names)
+                    warned = warned or warn_of_long(encoder.model, window.texts)
+                    window = _cut(window, cutter)
+                    yield encoder.documents(window.passages, batch_size, bar.update), window.table(names)
                     rows += len(window.texts)
 
-        return cls._made(embedded(), encoder=encoder, choice=choice, path=path)
+        return cls._made(embedded(), encoder=encoder, choice=choice, language=language, passages=passages, path=path)
 
     @classmethod
     def from_vectors(
@@ -190,6 +207,7 @@ class SearchIndex:
         recall: float = 0.95,
         max_latency: float = 0.02,
         max_memory: int = 2**32,
+        language: str | None = None,
         path: str | Path | None = None,
         overwrite: bool = False,
     ) -> SearchIndex:
@@ -197,7 +215,7 @@ class SearchIndex:
 
         Args:
             vectors: Shape (texts, dimension), numbers; they are normalised. May be memory-mapped.
-            texts, ids, metadata, kind, recall, max_latency, max_memory, path, overwrite: As for ``build``.
+            texts, ids, metadata, kind, recall, max_latency, max_memory, language, path, overwrite: As for ``build``.
             model: The model that made the vectors, for queries in words; a few texts are embedded to see whether it
                 did. Without it, search with vectors.
 
@@ -206,6 +224,7 @@ class SearchIndex:
             ValueError: As for ``build``; or if the vectors are not one per text, or not of this model.
         """
         choice = ann.Choice(kind, recall, max_latency, max_memory)
+        words.check_language(language)
         if getattr(vectors, "ndim", 0) != 2 or not vectors.shape[1]:
             raise ValueError("vectors must be an array of shape (texts, dimension).")
         if path is not None:
@@ -232,7 +251,7 @@ class SearchIndex:
 
         if not len(vectors):
             raise ValueError("There is nothing to index: pass at least one text.")
-        return cls._made(given(), encoder=encoder, choice=choice, path=path)
+        return cls._made(given(), encoder=encoder, choice=choice, language=language, path=path)
 
     @classmethod
     def _made(
@@ -241,21 +260,27 @@ class SearchIndex:
         *,
         encoder: Encoder | None,
         choice: ann.Choice,
+        language: str | None,
+        passages: int | None = None,
         path: str | Path | None,
     ) -> SearchIndex:
-        def over(snapshot: Snapshot, dimension: int) -> SearchIndex:
+        schema = entries_schema(passages)
+
+        def over(segment: Segment, dimension: int) -> SearchIndex:
+            snapshot = replace(Snapshot.of(segment), language=language, passages=passages)
             index = cls(snapshot, dimension=dimension, choice=choice, encoder=encoder)
             index._state = settled(index._state, choice)
             return index
 
         if path is None:
             segment = gathered(rows)
-            return over(Snapshot.of(segment), segment.vectors.shape[1])
+            return over(segment, segment.vectors.shape[1])
         with store.saving(path) as save:
-            with save.segment() as writer:
+            with save.segment(schema) as writer:
                 for vectors, table in rows:
                     writer.append(vectors, table)
-            index = over(Snapshot.of(save.opened(writer.record, writer.dimension)), writer.dimension)
+            segment = save.opened(writer.record, writer.dimension, schema)
+            index = over(segment, writer.dimension)
             index._write(save)
         return index
 
@@ -268,6 +293,12 @@ class SearchIndex:
         top_k: int = 10,
         threshold: float | Literal["auto"] | None = None,
         where: filters.Where | None = None,
+        *,
+        mode: Literal["meaning", "words", "both"] = ...,
+        weight: float | None = ...,
+        fusion: Literal["convex", "rrf"] = ...,
+        rerank: CrossEncoder | Judge | str | Path | None = ...,
+        candidates: int = ...,
     ) -> list[Hit]: ...
 
     @overload
@@ -277,6 +308,12 @@ class SearchIndex:
         top_k: int = 10,
         threshold: float | Literal["auto"] | None = None,
         where: filters.Where | None = None,
+        *,
+        mode: Literal["meaning", "words", "both"] = ...,
+        weight: float | None = ...,
+        fusion: Literal["convex", "rrf"] = ...,
+        rerank: CrossEncoder | Judge | str | Path | None = ...,
+        candidates: int = ...,
     ) -> list[list[Hit]]: ...
 
     def search(
@@ -285,16 +322,33 @@ class SearchIndex:
         top_k: int = 10,
         threshold: float | Literal["auto"] | None = None,
         where: filters.Where | None = None,
+        *,
+        mode: Literal["meaning", "words", "both"] = "meaning",
+        weight: float | None = None,
+        fusion: Literal["convex", "rrf"] = "convex",
+        rerank: CrossEncoder | Judge | str | Path | None = None,
+        candidates: int = 50,
     ) -> list[Hit] | list[list[Hit]]:
-        """Find the texts most similar to a query, which is embedded with the model's query prompt if it has one.
+        """Find the texts nearest to a query, which is embedded with the model's query prompt if it has one.
 
         Args:
             query: A query, or a list of them; or the vector of a query, shape (dimension,), or of several, shape
                 (queries, dimension).
-            top_k: Hits per query, at least 1; more than there are texts gives all of them.
-            threshold: Leave out hits with a lower score, -1 to 1; ``auto`` is what ``calibrate`` says.
+            top_k: Hits per query, at least 1; more than there are texts gives all of them. A text is one hit, by its
+                best passage, where texts are cut.
+            threshold: Leave out hits with a lower cosine, -1 to 1, by meaning and by both; ``auto`` is what
+                ``calibrate`` says. By words, leave out hits with a lower BM25, from 0.
             where: Conditions on metadata that a hit must meet, such as ``{"language": "en", "year": [2024, 2025]}``
                 or ``{"year": lambda year: year > 2020}``.
+            mode: By ``meaning``, the cosine similarity of embeddings; by ``words``, BM25, which needs no model and
+                finds only texts with a word of the query; or by ``both``.
+            weight: Of meaning in ``both``, from 0 to 1; by default 0.3, and 0.5 with ``rrf``.
+            fusion: How ``both`` makes one order of two: ``convex`` adds the scores, each scaled so that 1 is the best
+                and 0 a text at random; ``rrf`` adds reciprocal ranks.
+            rerank: Who takes a second look: a ``CrossEncoder``, its name or path, or a function that takes a list of
+                pairs (query, text) and gives a number for each, higher for better. It sees the best passage where
+                texts are cut, and its number is the ``score`` of a hit.
+            candidates: Hits that are looked at again, at least 1; never fewer than ``top_k``.
 
         Returns:
             For one query its hits, best first, equal scores in the order in which the texts came; for several a list
@@ -302,16 +356,20 @@ class SearchIndex:
 
         Raises:
             TypeError: If a query is no string, or an argument of another type.
-            ValueError: If a query is blank or has a zero or non-finite vector or one of another dimension, ``top_k``
-                is below 1, no entry has a key of ``where``, the index has no model for a query in words, or the
-                model was changed since it built the index.
+            ValueError: If a query is blank, has no word in a search by words, or has a zero or non-finite vector or
+                one of another dimension, another argument is out of its range, no entry has a key of ``where``, the
+                index has no model for a query in words, or the model was changed since it built the index.
         """
         top_k = plain(top_k)
         if not isinstance(top_k, int) or isinstance(top_k, bool):
             raise TypeError(f"top_k is the number of hits wanted and must be an int, not {top_k!r:.60}.")
         if top_k < 1:
             raise ValueError(f"top_k is the number of hits wanted and must be at least 1, not {top_k}.")
+        weight = fuse.check(mode, weight, fusion)
         state = self._state
+        if mode != "meaning" or rerank is not None or state.snapshot.passages is not None:
+            candidates = whole_number(candidates, "candidates", 1)
+            return self._found(state, query, top_k, threshold, where, mode, weight, fusion, rerank, candidates)
         vectors, single = _queries(state, query)
         snapshot = state.snapshot
         least = self._threshold(state, threshold)
@@ -326,6 +384,54 @@ class SearchIndex:
         ]
         if single and not found[0] and scores.size:
             logger.info(f"No text scores {least:.3f} or more; the best has {scores.max():.3f}.")
+        return found[0] if single else found
+
+    def _found(
+        self,
+        state: State,
+        query: str | Sequence[str] | np.ndarray,
+        top_k: int,
+        threshold: float | str | None,
+        where: filters.Where | None,
+        mode: str,
+        weight: float,
+        fusion: str,
+        rerank: CrossEncoder | Judge | str | Path | None,
+        candidates: int,
+    ) -> list[Hit] | list[list[Hit]]:
+        """What ``search`` gives for all that is more than a search by meaning in texts that are not cut."""
+        queries, single = query, isinstance(query, str)
+        if mode != "meaning" or rerank is not None:
+            if isinstance(query, np.ndarray) and query.dtype.kind in "fiu":
+                what = f"A search by {mode}" if rerank is None else "A second look"
+                raise TypeError(f"{what} needs a query in words, not a vector: pass a string.")
+            queries = _strings(query)
+        least = fuse.check_bm25(threshold) if mode == "words" else self._threshold(state, threshold)
+        told = "words" if mode == "words" else "meaning"
+        if mode != "words":
+            vectors, one = _queries(state, queries)
+            single = single or one
+        judged = None if rerank is None else judge(rerank)
+        snapshot = state.snapshot
+        allowed = snapshot.alive if where is None else filters.mask(snapshot, where)
+
+        def ask(count: int) -> list[list[Found]]:
+            if mode == "meaning":
+                return fuse.by_meaning(snapshot, vectors, count, allowed)
+            if mode == "words":
+                return fuse.by_words(snapshot, queries, count, allowed)
+            return fuse.by_both(snapshot, vectors, queries, count, allowed, weight, fusion)
+
+        wanted = top_k if rerank is None else max(top_k, candidates)
+        if snapshot.owners is None:
+            lines = ask(wanted)
+        else:
+            lines = documents(ask, snapshot.owners, wanted, max(len(snapshot.removed), 1))
+        found = [
+            [Hit.of(one, snapshot) for one in line if least is None or getattr(one, told) >= least] for line in lines
+        ]
+        if judged is not None:
+            found = [reranked(judged, text, hits)[:top_k] for text, hits in zip(queries, found, strict=True)]
         return found[0] if single else found
 
     def _threshold(self, state: State, threshold: float | str | None) -> float | None:
@@ -428,7 +534,7 @@ class SearchIndex:
                 if window.ids is not None:
                     check_new(window.ids, state.positions, "in the index already; use update, or")
                 given.append(None if vectors is None else vectors[rows : rows + len(window.texts)])
-                read.append((window, _embedded(state, window, given[-1], batch_size, bar.update)))
+                read.append(_embedded(state, window, given[-1], batch_size, bar.update))
                 rows += len(window.texts)
         if vectors is not None and len(vectors) != rows:
             raise ValueError(f"There are {len(vectors)} vectors for {rows} texts: pass one per text.")
@@ -436,8 +542,7 @@ class SearchIndex:
             now = self._state
             if now.encoder is not state.encoder or now.dimension != state.dimension:  # rebuilt meanwhile
                 read = [
-                    (window, _embedded(now, window, mine, batch_size))
-                    for (window, _), mine in zip(read, given, strict=True)
+                    _embedded(now, window, mine, batch_size) for (window, _), mine in zip(read, given, strict=True)
                 ]
             now, names = appended(now, read)
             self._state = settled(now, self._choice)
@@ -493,11 +598,11 @@ class SearchIndex:
         state.rows_of(ids)
         if vectors is not None and len(vectors) != len(ids):
             raise ValueError(f"There are {len(vectors)} vectors for {len(ids)} texts: pass one per text.")
-        read = [(window, _embedded(state, window, vectors, batch_size)) for window in new]
+        read = [_embedded(state, window, vectors, batch_size) for window in new]
         with self._writing:
             now = self._state
             if now.encoder is not state.encoder or now.dimension != state.dimension:  # rebuilt meanwhile
-                read = [(window, _embedded(now, window, vectors, batch_size)) for window, _ in read]
+                read = [_embedded(now, window, vectors, batch_size) for window, _ in read]
             rows = now.rows_of(ids)
             for window, _ in read:
                 for number, row in enumerate(rows):
@@ -520,19 +625,30 @@ class SearchIndex:
         """
         batch_size = None if batch_size is None else whole_number(batch_size, "batch_size", 1)
         encoder = Encoder(model, self._model["dimensions"])
-        with self._writing, _progress(len(self), show_progress) as bar:
+        with self._writing, _progress(self._snapshot.size, show_progress) as bar:
             before = self._state.snapshot
+            if before.passages is not None:
+                Cutter(encoder.model, before.passages)  # refuses a model that does not read as much
             whole = compacted(before) if before.size else None
             if whole is None:
                 raise ValueError("The index is empty: build a new one with the other model.")
 
+            read = whole.passages()
+
             def embedded() -> Iterator[tuple[np.ndarray, pa.Table]]:
                 for start in range(0, len(whole), _WINDOW):
                     table = whole.entries.slice(start, _WINDOW)
-                    yield encoder.documents(table.column("text").to_pylist(), batch_size, bar.update), table
+                    yield encoder.documents(read.slice(start, _WINDOW).to_pylist(), batch_size, bar.update), table
 
             segment = gathered(embedded())
-            snapshot = Snapshot((segment,), np.zeros(len(segment), bool), next_id=before.next_id)
+            snapshot = replace(
+                before,
+                segments=(segment,),
+                removed=np.zeros(len(segment), bool),
+                structure=None,
+                report={},
+                calibration=None,
+            )
             made = State(snapshot, segment.vectors.shape[1], encoder, identity(encoder))
             self._state = settled(made, self._choice)
 
@@ -568,7 +684,7 @@ class SearchIndex:
 
     def _write(self, save: store.Save) -> None:
         snapshot = self._snapshot
-        records = [manifest.write_segment(save, segment) for segment in snapshot.segments]
+        records = [manifest.write_segment(save, segment, snapshot.language) for segment in snapshot.segments]
         removed = manifest.write_removed(save, snapshot)
         structure = manifest.write_structure(save, snapshot, self._structure_file)
         # Before the commit: whatever breaks in after it, this index knows its own save again.
@@ -577,6 +693,7 @@ class SearchIndex:
         self._homes[save.home] = (save.tag,)
         for segment, record in zip(snapshot.segments, records, strict=True):
             segment.files = (save.home, record)
+            manifest.read_words_later(segment, save.folder)
         if structure is not None:
             self._structure_file = (snapshot.structure, save.home, structure)
 
@@ -594,6 +711,8 @@ class SearchIndex:
             "report": snapshot.report,
             "calibration": snapshot.calibration,
             "next_id": snapshot.next_id,
+            "language": snapshot.language,
+            "passages": snapshot.passages,
         }
 
     @classmethod
@@ -666,7 +785,7 @@ class SearchIndex:
         if known is None:
             snapshot = state.snapshot
             places = [(row, *snapshot.locate(row)) for row in snapshot.rows()[:3].tolist()]
-            texts = [segment.text(local) for _, segment, local in places]
+            texts = [segment.passage(local) for _, segment, local in places]
             _agree(encoder, snapshot.vectors.take(np.array([row for row, *_ in places], np.int64)), texts)
         elif not known.startswith(KIND):
             raise ValueError(
@@ -690,7 +809,7 @@ class SearchIndex:
 
     def __len__(self) -> int:
         """Number of texts."""
-        return self._snapshot.size
+        return self._snapshot.count
 
     def __contains__(self, item: object) -> bool:
         """Whether an id is in the index."""
@@ -716,7 +835,7 @@ class SearchIndex:
         state = self._state
         snapshot = state.snapshot
         return {
-            "texts": snapshot.size,
+            "texts": snapshot.count,
             "removed": len(snapshot.removed) - snapshot.size,
             "segments": len(snapshot.segments),
             "dimension": state.dimension,
@@ -725,6 +844,8 @@ class SearchIndex:
             "choice": asdict(self._choice),
             "structure": snapshot.report,
             "calibration": snapshot.calibration,
+            "language": snapshot.language,
+            "passages": None if snapshot.passages is None else {"tokens": snapshot.passages, "rows": snapshot.size},
         }
 
     def describe(self) -> str:
@@ -746,17 +867,26 @@ class SearchIndex:
 
 def _embedded(
     state: State, window: Window, vectors: np.ndarray | None, batch_size: int | None, done: Any = None
-) -> np.ndarray:
+) -> tuple[Window, np.ndarray]:
+    """A window, cut where the index cuts texts, and the vectors of its texts or passages."""
+    passages = state.snapshot.passages
     if vectors is None:
         if state.encoder is None:
-            raise ValueError("This index was loaded without a model to embed texts: pass one, or their vectors.")
-        made = state.encoder.documents(window.texts, batch_size, done)
+            cure = "pass one, or their vectors" if passages is None else "pass one"
+            raise ValueError(f"This index was loaded without a model to embed texts: {cure}.")
+        if passages is None:
+            warn_of_long(state.encoder.model, window.texts)
+        else:
+            window = _cut(window, Cutter(state.encoder.model, passages))
+        made = state.encoder.documents(window.passages, batch_size, done)
         if made.shape[1] != state.dimension:
             raise ValueError(
                 f"The model makes vectors of {made.shape[1]} dimensions and the index has {state.dimension}: load the "
                 "index with the model that built it."
             )
-        return made
+        return window, made
+    if passages is not None:
+        raise ValueError("This index cuts texts into passages and embeds these: pass texts without vectors.")
     if getattr(vectors, "shape", None) != (len(window.texts), state.dimension):
         shape = getattr(vectors, "shape", None)
         raise ValueError(f"vectors must have the shape {(len(window.texts), state.dimension)}, not {shape}.")
@@ -765,7 +895,7 @@ def _embedded(
         if state.encoder is None:
             raise ValueError("Without the model that built this index, vectors cannot be checked: load it with it.")
         _agree(state.encoder, given, window.texts)
-    return given
+    return window, given
 
 
 def _queries(state: State, query: str | Sequence[str] | np.ndarray) -> tuple[np.ndarray, bool]:
@@ -776,11 +906,7 @@ def _queries(state: State, query: str | Sequence[str] | np.ndarray) -> tuple[np.
             )
         vectors = query[None] if query.ndim == 1 else query
         return unit(vectors, range(len(vectors))), query.ndim == 1
-    if not isinstance(query, str) and (isinstance(query, Mapping) or not isinstance(query, Iterable)):
-        raise TypeError(f"query must be a string or a list of strings, not one {type(query).__name__}.")
-    queries = [query] if isinstance(query, str) else list(query)
-    for position, text in enumerate(queries):
-        check_text(text, "query" if isinstance(query, str) else f"query[{position}]")
+    queries = _strings(query)
     if state.encoder is None:
         raise ValueError(
             "This index was loaded without a model to embed queries: pass SearchIndex.load(path, model=...)."
@@ -796,6 +922,15 @@ def _queries(state: State, query: str | Sequence[str] | np.ndarray) -> tuple[np.
     return vectors, isinstance(query, str)
 
 
+def _strings(query: str | Iterable[str]) -> list[str]:
+    if not isinstance(query, str) and (isinstance(query, Mapping) or not isinstance(query, Iterable)):
+        raise TypeError(f"query must be a string or a list of strings, not one {type(query).__name__}.")
+    queries = [query] if isinstance(query, str) else list(query)
+    for position, text in enumerate(queries):
+        check_text(text, "query" if isinstance(query, str) else f"query[{position}]")
+    return queries
+
+
 def _agree(encoder: Encoder, vectors: np.ndarray, texts: list[str]) -> None:
     """Refuse vectors that another model made, told by the cosine of the first three with what this one makes."""
     sample = texts[:3]
@@ -804,6 +939,10 @@ def _agree(encoder: Encoder, vectors: np.ndarray, texts: list[str]) -> None:
     mine = encoder.documents(sample)
     if mine.shape[1] != vectors.shape[1] or ((mine * vectors[:3]).sum(axis=1) < 0.99).any():
         raise ValueError("The vectors are not of this model: it makes others of their texts.")
+
+
+def _cut(window: Window, cutter: Cutter | None) -> Window:
+    return window if cutter is None else replace(window, spans=cutter.spans(window.texts))
 
 
 def _chain(first: Window, rest: Iterator[Window]) -> Iterator[Window]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sentence_transformers_mirror.printable import printable
-from sentence_transformers_mirror.search import ann, store
+from sentence_transformers_mirror.search import ann, store, words
 from sentence_transformers_mirror.search.segments import Segment, Snapshot
 
 logger = logging.getLogger(__name__)
@@ -20,20 +21,38 @@ logger = logging.getLogger(__name__)
 Kept = tuple[Any, str, dict[str, Any]]  # a structure, the folder that it is kept in, and its record there
 
 
-def write_segment(save: store.Save, segment: Segment) -> dict[str, Any]:
-    """The record of a segment, which is written if the folder does not hold it yet."""
-    if segment.files is not None and segment.files[0] == save.home and save.has(segment.files[1]):
-        return segment.files[1]
-    if segment.mapped:
-        home, record = segment.files
-        if not store.unharmed(home, record):
+def write_segment(save: store.Save, segment: Segment, language: str | None) -> dict[str, Any]:
+    """The record of a segment and its words, which are written if the folder does not hold them yet."""
+    record = segment.files[1] if segment.files is not None and segment.files[0] == save.home else {}
+    if not record or not save.has(record):
+        if segment.mapped and not store.unharmed(*segment.files):
             raise store.BrokenIndexError(
-                f"Files of the index in {home} were damaged or deleted since it was opened: restore the folder from a "
-                "copy or build the index again."
+                f"Files of the index in {segment.files[0]} were damaged or deleted since it was opened: restore the "
+                "folder from a copy or build the index again."
             )
-    with save.segment() as writer:
-        writer.append(segment.vectors, segment.entries)
-    return writer.record
+        with save.segment(segment.entries.schema) as writer:
+            writer.append(segment.vectors, segment.entries)
+        record = {**writer.record, "words": record.get("words")}
+    kept, reader = record.get("words"), words.reader(language)
+    if kept is None or kept["reader"] != reader or not save.has(_files(kept)):
+        # Not kept, if they are not there yet: texts need not fit memory, and so need their words not.
+        made = segment.words_now() or words.postings(segment.passages(), language)
+        parts = [{"rows": len(part), "file": save.table("words", part.table)} for part in made]
+        record = {**record, "words": {"reader": reader, "parts": parts}}
+    return record
+
+
+def read_words_later(segment: Segment, folder: Path) -> None:
+    """Let the words that a save has just written be read from where they lie."""
+    if segment.read_words is None and segment.words_now() is None:
+        parts = segment.files[1]["words"]["parts"]
+        with contextlib.suppress(store.BrokenIndexError, OSError):  # only a cache, and the index is saved
+            blobs = [store.Blob(folder, part["file"], mapped=True) for part in parts]
+            segment.read_words = functools.partial(_read_words, blobs, parts)
+
+
+def _files(kept: dict[str, Any]) -> dict[int, Any]:
+    return {number: part["file"] for number, part in enumerate(kept["parts"])}
 
 
 def write_removed(save: store.Save, snapshot: Snapshot) -> dict[str, Any] | None:
@@ -87,7 +106,12 @@ def restore(contents: store.Contents, path: str | Path, with_faiss: bool = True)
             manifest["report"],
             manifest["calibration"],
             manifest["next_id"],
+            words.check_language(manifest.get("language")),
+            manifest.get("passages"),
         )
+        for segment, record, blobs in zip(contents.segments, manifest["segments"], contents.words, strict=True):
+            if blobs is not None and record["words"]["reader"] == words.reader(snapshot.language):
+                segment.read_words = functools.partial(_read_words, blobs, record["words"]["parts"])
         if manifest["structure"] is not None:
             snapshot = replace(snapshot, structure=_structure_loader(contents, choice, snapshot, with_faiss))
     except (KeyError, TypeError, ValueError) as error:
@@ -117,6 +141,17 @@ def verify(path: str | Path) -> dict[str, Any]:
             raise store.BrokenIndexError(f"{Path(path, record['vectors'][0])} has vectors that are no unit vectors.")
         for _ in segment.all_metadata():
             pass
+    for record, blobs in zip(manifest["segments"], contents.words, strict=True):
+        if record.get("words") is not None:
+            try:
+                if blobs is None:
+                    raise ValueError("damaged or missing")
+                _read_words(blobs, record["words"]["parts"])
+            except ValueError as error:
+                name = ", ".join(part["file"][0] for part in record["words"]["parts"])
+                raise store.BrokenIndexError(
+                    f"{Path(path, name)}: {error}; load the index and save it, which repairs it."
+                ) from error
     if manifest["structure"] is not None and contents.faiss is None:
         file = Path(path, manifest["structure"]["file"][0])
         raise store.BrokenIndexError(f"{file} is damaged or missing: load the index and save it, which repairs it.")
@@ -130,6 +165,16 @@ def verify(path: str | Path) -> dict[str, Any]:
 def _read_structure(blob: store.Blob, index: dict[str, Any]) -> ann.Structure:
     numbers = {key: value for key, value in index["structure"].items() if key != "file"}
     return ann.read_structure(blob.verified(), index["dimension"], **numbers)
+
+
+def _read_words(blobs: list[store.Blob], parts: list[dict[str, Any]]) -> tuple[words.Postings, ...]:
+    """The postings of a segment.
+
+    Raises:
+        ValueError: If they are damaged, or of other texts.
+    """
+    sizes = [part["rows"] for part in parts]  # those of the segment together, as the schema has it
+    return tuple(words.Postings(blob.table(words.SCHEMAS), size) for blob, size in zip(blobs, sizes, strict=True))
 
 
 def _structure_loader(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-ENDINGS = {"vectors": "npy", "removed": "npy", "entries": "arrow", "faiss": "index", "draft": "json"}
+ENDINGS = {"vectors": "npy", "removed": "npy", "entries": "arrow", "words": "arrow", "faiss": "index", "draft": "json"}
 _HEX = re.compile("[0-9a-f]{64}")
 
 
@@ -28,8 +28,12 @@ def check_manifest(index: dict[str, Any]) -> None:
     _need(isinstance(index.get("segments"), list), "segments are no list")
     for record in index["segments"]:
         _each(record, "a segment's ", rows=_whole(1), vectors=_file("vectors"), entries=_file("entries"))
+        if record.get("words") is not None:  # which version 1 had not
+            _check_words(record["words"], record["rows"])
     rows = sum(record["rows"] for record in index["segments"])
     _need(rows == index["rows"], "rows are not those of the segments")
+    language, passages = index.get("language"), index.get("passages")
+    _each({"language": language, "passages": passages}, "", language=_optional(_text), passages=_optional(_whole(1)))
     for part in ("removed", "structure", "calibration"):
         _need(part in index, f"{part} is missing")
     if index["removed"] is not None:
@@ -47,6 +51,13 @@ def check_manifest(index: dict[str, Any]) -> None:
     _check_report(index.get("report"), rows)
     if index["structure"] is not None:
         _check_structure(index["structure"], index["report"], rows)
+
+
+def _check_words(words: Any, rows: int) -> None:
+    _each(words, "words ", reader=_text, parts=lambda parts: isinstance(parts, list))
+    for part in words["parts"]:
+        _each(part, "a part of words ", rows=_whole(1, rows), file=_file("words"))
+    _need(sum(part["rows"] for part in words["parts"]) == rows, "rows of words are not those of the segment")
 
 
 def _check_report(report: Any, rows: int) -> None:

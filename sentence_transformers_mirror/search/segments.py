@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,13 +17,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from sentence_transformers_mirror.printable import printable
+from sentence_transformers_mirror.search import words
 from sentence_transformers_mirror.search.errors import BrokenIndexError
 
 if TYPE_CHECKING:
     from sentence_transformers_mirror.search.ann import Structure
 
+logger = logging.getLogger(__name__)
+
 # Ids and metadata are JSON in the table, so that an id comes back as the int or str it was, of any size.
 SCHEMA = pa.schema([("id", pa.large_string()), ("text", pa.large_string()), ("metadata", pa.large_string())])
+# Where texts are cut, a row is a passage: number of the passage in its text, begin and end in characters. The text is
+# in the first of them and null in the others; id and metadata are in all.
+CUT = pa.schema([*SCHEMA, ("passage", pa.int64()), ("begin", pa.int64()), ("end", pa.int64())])
+NULLABLE = ["metadata", "text"]  # a null text is found by `check_cut`
+_CENTRE = 10_000  # rows
 
 
 class Segment:
@@ -30,7 +40,8 @@ class Segment:
 
     Args:
         vectors: Unit vectors, shape (rows, dimension), float32, C-contiguous.
-        entries: A table of `SCHEMA` with a row per vector; or a function that gives it when it is first needed.
+        entries: A table of `SCHEMA` or `CUT` with a row per vector; or a function that gives it when it is first
+            needed.
         files: The folder and the records of the two files that hold this segment, if it lies on disk.
         mapped: Whether these files are all there is of it.
     """
@@ -46,6 +57,8 @@ class Segment:
         self.mapped = mapped
         self.files = files
         self.columns: dict[str, Any] = {}  # of metadata, kept by filters.py
+        self.read_words: Callable[[], tuple[words.Postings, ...]] | None = None  # where they lie on disk
+        self._words: tuple[words.Postings, ...] | None = None
         self._entries = entries
 
     def __len__(self) -> int:
@@ -61,6 +74,27 @@ class Segment:
     def _cells(self) -> tuple[pa.ChunkedArray, ...]:
         return tuple(self.entries.columns)  # a table makes them anew each time, which takes as long as reading a row
 
+    def words(self, language: str | None) -> tuple[words.Postings, ...]:
+        """Which texts hold which words; made when it is first needed. The language of an index is always the same."""
+        read = self.read_words  # which another thread may take away
+        if self._words is None and read is not None:
+            try:
+                self._words = read()
+            except ValueError as error:  # only a cache: it is made again from the texts
+                logger.warning(
+                    f"{printable(error)} The words of the index are read again. Save the index to keep them."
+                )
+                self.read_words = None
+                if self.files is not None:
+                    self.files = self.files[0], {**self.files[1], "words": None}
+        if self._words is None:
+            self._words = tuple(words.postings(self.passages(), language))
+        return self._words
+
+    def words_now(self) -> tuple[words.Postings, ...] | None:
+        """The words, if they are in memory."""
+        return self._words
+
     def ids(self) -> list[int | str]:
         found = _parsed("[" + ",".join(self.entries.column("id").to_pylist()) + "]", list)
         if len(found) != len(self) or not all(type(item) in (int, str) for item in found):
@@ -71,7 +105,36 @@ class Segment:
         return _parsed(self._cells[0][row].as_py(), (int, str))
 
     def text(self, row: int) -> str:
-        return self._cells[1][row].as_py()
+        return self._cells[1][row - int(self.numbers[row])].as_py() if self.cut else self._cells[1][row].as_py()
+
+    @property
+    def cut(self) -> bool:
+        """Whether a row is a passage and not a text."""
+        return len(self.entries.schema) > len(SCHEMA)
+
+    @cached_property
+    def numbers(self) -> np.ndarray:
+        """The number of each row's passage in its text, shape (rows,), int64."""
+        return self.entries.column("passage").to_numpy() if self.cut else np.zeros(len(self), np.int64)
+
+    def span(self, row: int) -> tuple[int, int] | None:
+        """Where a passage begins and ends in its text, in characters; None where texts are not cut."""
+        return (self._cells[4][row].as_py(), self._cells[5][row].as_py()) if self.cut else None
+
+    def passage(self, row: int) -> str:
+        """What was embedded in a row."""
+        span = self.span(row)
+        return self.text(row) if span is None else self.text(row)[slice(*span)]
+
+    def passages(self) -> pa.ChunkedArray:
+        """What was embedded in each row: the passage, or the text where they are not cut."""
+        if not self.cut:
+            return self.entries.column("text")
+        made, text = [], ""
+        for row in zip(*(self.entries.column(name).to_pylist() for name in ("text", "begin", "end")), strict=True):
+            text = text if row[0] is None else row[0]
+            made.append(text[row[1] : row[2]])
+        return pa.chunked_array([pa.array(made, pa.large_string())])
 
     def metadata(self, row: int) -> dict[str, Any]:
         found = self._cells[2][row].as_py()
@@ -132,6 +195,8 @@ class Snapshot:
         report: How the structure was chosen and what it was measured to be.
         calibration: The last result of ``calibrate``.
         next_id: The number that the next text without an id gets.
+        language: Whose words are stemmed for a search by words; None leaves them as they are.
+        passages: Tokens of the passages that texts are cut into, which are then the rows; None does not cut.
     """
 
     segments: tuple[Segment, ...]
@@ -140,6 +205,8 @@ class Snapshot:
     report: dict[str, Any] = field(default_factory=dict)
     calibration: dict[str, Any] | None = None
     next_id: int = 0
+    language: str | None = None
+    passages: int | None = None
 
     @classmethod
     def of(cls, *segments: Segment) -> Snapshot:
@@ -151,6 +218,18 @@ class Snapshot:
         return Vectors([segment.vectors for segment in self.segments])
 
     @cached_property
+    def lexicon(self) -> words.Lexicon:
+        """What a search by words asks."""
+        parts = [part for segment in self.segments for part in segment.words(self.language)]
+        return words.Lexicon(parts, self.alive, self.language)
+
+    @cached_property
+    def centre(self) -> np.ndarray:
+        """The mean of up to 10,000 vectors, evenly spread: a query's product with it is its mean cosine with all."""
+        rows = self.rows()
+        return self.vectors.take(rows[:: -(-len(rows) // _CENTRE)]).mean(axis=0)
+
+    @cached_property
     def loaded(self) -> Structure | None:
         """The structure, loaded if it was not yet."""
         return self.structure() if callable(self.structure) else self.structure
@@ -159,6 +238,34 @@ class Snapshot:
     def size(self) -> int:
         """Rows that were not removed."""
         return len(self.removed) - int(self.removed.sum())
+
+    @cached_property
+    def owners(self) -> np.ndarray | None:
+        """The first row of the text of each row, shape (rows,), int64; None where texts are not cut."""
+        if self.passages is None:
+            return None
+        numbers = [segment.numbers for segment in self.segments]
+        owners = np.arange(len(self.removed)) - np.concatenate([np.zeros(0, np.int64), *numbers])
+        if not np.array_equal(self.removed, self.removed[owners]):
+            raise BrokenIndexError(
+                "A text of the index is removed in parts: restore the index from a copy or build it again."
+            )
+        return owners
+
+    @cached_property
+    def texts(self) -> np.ndarray:
+        """The first rows of texts that were not removed, int64, ascending."""
+        rows = self.rows()
+        return rows if self.owners is None else rows[self.owners[rows] == rows]
+
+    @cached_property
+    def count(self) -> int:
+        """Texts that were not removed."""
+        return self.size if self.owners is None else len(self.texts)
+
+    def whole(self, rows: list[int]) -> np.ndarray:
+        """All rows of the texts that begin at some rows."""
+        return np.array(rows, np.int64) if self.owners is None else np.flatnonzero(np.isin(self.owners, rows))
 
     @cached_property
     def alive(self) -> np.ndarray | None:
@@ -172,16 +279,43 @@ class Snapshot:
 
     def ids(self) -> Iterator[int | str]:
         """The ids that were not removed, in the order of their rows."""
+        there = np.zeros(len(self.removed), bool)
+        there[self.texts] = True
         ids = (item for segment in self.segments for item in segment.ids())
-        return (item for item, gone in zip(ids, self.removed.tolist(), strict=True) if not gone)
+        return (item for item, kept in zip(ids, there.tolist(), strict=True) if kept)
 
     def positions(self) -> dict[int | str, int]:
         """The row of each id."""
-        return dict(zip(self.ids(), self.rows().tolist(), strict=True))
+        return dict(zip(self.ids(), self.texts.tolist(), strict=True))
 
     def rows(self) -> np.ndarray:
         """The rows that were not removed, int64, ascending."""
         return np.flatnonzero(~self.removed)
+
+
+def entries_schema(passages: int | None) -> pa.Schema:
+    """Of the entries of an index that cuts texts into passages, or does not."""
+    return SCHEMA if passages is None else CUT
+
+
+def check_cut(entries: pa.Table) -> None:
+    """Refuse entries without a text, or whose passages are not numbered from 0 in each text.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    if len(entries.schema) == len(SCHEMA):
+        if entries.column("text").null_count:
+            raise ValueError("There are rows without text.")
+    elif len(entries):
+        numbers = entries.column("passage").to_numpy()
+        first = numbers == 0
+        begun = entries.column("text").is_valid().to_numpy()
+        if not first[0] or (np.diff(numbers)[~first[1:]] != 1).any() or not np.array_equal(begun, first):
+            raise ValueError("The passages are not numbered from 0 in each text.")
+        begins, ends = (entries.column(name).to_numpy() for name in ("begin", "end"))
+        if (begins < 0).any() or (ends <= begins).any():
+            raise ValueError("There are passages that end before they begin.")
 
 
 def gathered(rows: Iterator[tuple[np.ndarray, pa.Table]]) -> Segment:

@@ -39,7 +39,7 @@ class State:
 
     @cached_property
     def positions(self) -> dict[int | str, int]:
-        """The row of each id."""
+        """The first row of the text of each id."""
         return self.snapshot.positions()
 
     def calibrated(self, calibration: dict[str, Any]) -> State:
@@ -48,7 +48,7 @@ class State:
         return _placed(replace(self, snapshot=snapshot), vars(self).get("positions"))
 
     def rows_of(self, ids: Iterable[int | str]) -> list[int]:
-        """The rows of some ids.
+        """The first rows of the texts of some ids.
 
         Raises:
             TypeError: If an id is neither int nor str.
@@ -77,10 +77,10 @@ def identity(encoder: Encoder | None, known: dict[str, Any] | None = None) -> di
 
 
 def without(state: State, rows: list[int]) -> State:
-    """The state without some rows."""
+    """The state without the texts that begin at some rows."""
     snapshot = state.snapshot
     removed = snapshot.removed.copy()
-    removed[rows] = True
+    removed[snapshot.whole(rows)] = True
     positions = dict(state.positions)
     for row in rows:
         segment, local = snapshot.locate(row)
@@ -89,7 +89,7 @@ def without(state: State, rows: list[int]) -> State:
 
 
 def appended(state: State, read: list[tuple[Window, np.ndarray]]) -> tuple[State, list[int | str]]:
-    """The state with entries and their vectors at the end, and the ids of these.
+    """The state with entries, cut where the index cuts texts, and their vectors at the end; and the ids of these.
 
     Raises:
         ValueError: If an id is there already.
@@ -114,17 +114,18 @@ def appended(state: State, read: list[tuple[Window, np.ndarray]]) -> tuple[State
     check_new(names, state.positions, "in the index already; use update, or")
     if not names:
         return state, names
-    segments = [*snapshot.segments, Segment(np.concatenate([v for _, v in read]), pa.concat_tables(tables))]
+    added = Segment(np.concatenate([v for _, v in read]), pa.concat_tables(tables))
+    segments = [*snapshot.segments, added]
     # As in a log-structured merge tree: few segments, and no row is copied more than log(rows) times.
     while len(segments) > 1 and 2 * len(segments[-1]) >= len(segments[-2]):
         segments[-2:] = [merged(segments[-2:])]
     start = len(snapshot.removed)
     positions = dict(state.positions)
-    positions.update(zip(names, range(start, start + len(names)), strict=True))
+    positions.update(zip(names, (start + np.flatnonzero(added.numbers == 0)).tolist(), strict=True))
     snapshot = replace(
         snapshot,
         segments=tuple(segments),
-        removed=np.concatenate([snapshot.removed, np.zeros(len(names), bool)]),
+        removed=np.concatenate([snapshot.removed, np.zeros(len(added), bool)]),
         next_id=following,
     )
     return _placed(replace(state, snapshot=snapshot), positions), names

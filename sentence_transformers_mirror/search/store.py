@@ -15,7 +15,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,10 +26,10 @@ import pyarrow as pa
 from sentence_transformers_mirror.search.arrow import read_table
 from sentence_transformers_mirror.search.errors import BrokenIndexError, ConflictError
 from sentence_transformers_mirror.search.schema import ENDINGS, check_manifest, file_name
-from sentence_transformers_mirror.search.segments import SCHEMA, Segment
+from sentence_transformers_mirror.search.segments import NULLABLE, SCHEMA, Segment, check_cut, entries_schema
 
 _FORMAT = "sentence-transformers-mirror index"
-_VERSION = 1
+_VERSION = 2
 _MANIFEST = "manifest.json"
 _LOCK = "lock"
 _FILE_NAME = re.compile("|".join(map(file_name, ENDINGS)))
@@ -89,12 +89,21 @@ class Blob:
             raise BrokenIndexError(f"{self.file} is damaged, it does not hold {shape} {np.dtype(dtype)}: {_CURE}.")
         return self._bytes[_HEADER:].view(dtype).reshape(shape)
 
-    def table(self) -> pa.Table:
-        """The entries of an Arrow file, not copied; verified first, because a damaged one could crash the reader."""
+    def table(self, schemas: Sequence[pa.Schema], nullable: Sequence[str] = ()) -> pa.Table:
+        """The table of an Arrow file, not copied; verified first, because a damaged one could crash the reader.
+
+        Args:
+            schemas, nullable: As for `read_table`.
+
+        Raises:
+            BrokenIndexError: If the file is damaged or holds something else.
+        """
         try:
-            return read_table(self.verified(), SCHEMA)
+            return read_table(self.verified(), schemas, nullable)
         except ValueError as error:
-            raise BrokenIndexError(f"{self.file} does not hold the entries of an index ({error}): {_CURE}.") from error
+            if isinstance(error, BrokenIndexError):
+                raise
+            raise BrokenIndexError(f"{self.file} holds no table of an index ({error}): {_CURE}.") from error
 
 
 @dataclass
@@ -106,6 +115,8 @@ class Contents:
         removed: Whether each row was removed, shape (rows,), bool.
         index: The manifest: everything that is small.
         faiss: The file of the FAISS structure, None where there is none or it is damaged.
+        words: The files of the postings of each segment, None where there are none or one is damaged.
+        lost: Whether a file of a cache is damaged or missing.
         home: The resolved folder and the tag of the save that was read, which a later save compares.
         blobs: All files.
     """
@@ -114,6 +125,8 @@ class Contents:
     removed: np.ndarray
     index: dict[str, Any]
     faiss: Blob | None
+    words: list[list[Blob] | None]
+    lost: bool
     home: tuple[str, str]
     blobs: list[Blob]
 
@@ -138,7 +151,7 @@ def read(path: str | Path, mapped: bool = False) -> Contents:
         missing = None
         try:
             contents = _read(folder, index, mapped)
-            if contents.faiss is not None or index["structure"] is None:
+            if not contents.lost:
                 return contents
         except FileNotFoundError as error:
             missing = error.filename
@@ -158,13 +171,22 @@ def _read(folder: Path, index: dict[str, Any], mapped: bool) -> Contents:
         check_manifest(index)
     except ValueError as error:
         raise BrokenIndexError(f"{folder / _MANIFEST} describes no index, {error}: {_CURE}.") from error
-    segments, blobs = [], []
+    segments, blobs, words, lost = [], [], [], False
+    schema, home = entries_schema(index.get("passages")), str(folder.resolve())
     for record in index["segments"]:
-        segment, files = _segment(folder, record, index["dimension"], mapped)
+        segment, files = _segment(folder, record, index["dimension"], schema, mapped)
         blobs += files
         if not mapped:
             segment.entries  # noqa: B018  # now, rather than at the first hit
         segments.append(segment)
+        words.append(None)
+        if record.get("words") is not None:
+            try:
+                words[-1] = [Blob(folder, part["file"], mapped) for part in record["words"]["parts"]]
+                blobs += words[-1]
+            except (BrokenIndexError, FileNotFoundError):
+                lost = True
+                segment.files = home, {**record, "words": None}
     removed = np.zeros(sum(map(len, segments)), bool)
     if index["removed"] is not None:
         blob = Blob(folder, index["removed"]["file"], mapped)
@@ -177,17 +199,21 @@ def _read(folder: Path, index: dict[str, Any], mapped: bool) -> Contents:
     faiss = None
     if index["structure"] is not None:
         # Only a cache: where it is damaged or gone, it is made again from the vectors.
-        with contextlib.suppress(BrokenIndexError, FileNotFoundError):
+        try:
             faiss = Blob(folder, index["structure"]["file"], mapped)
             blobs.append(faiss)
-    return Contents(tuple(segments), removed, index, faiss, (str(folder.resolve()), index["tag"]), blobs)
+        except (BrokenIndexError, FileNotFoundError):
+            lost = True
+    return Contents(tuple(segments), removed, index, faiss, words, lost, (home, index["tag"]), blobs)
 
 
-def _segment(folder: Path, record: dict[str, Any], dimension: int, mapped: bool) -> tuple[Segment, list[Blob]]:
+def _segment(
+    folder: Path, record: dict[str, Any], dimension: int, schema: pa.Schema, mapped: bool
+) -> tuple[Segment, list[Blob]]:
     vectors, entries = (Blob(folder, record[kind], mapped) for kind in ("vectors", "entries"))
     segment = Segment(
         vectors.array(np.float32, (record["rows"], dimension)),
-        _table(entries, record["rows"]),
+        _table(entries, record["rows"], schema),
         (str(folder.resolve()), record),
         mapped,
     )
@@ -207,11 +233,15 @@ def _size(file: Path) -> int:
     return found.st_size
 
 
-def _table(blob: Blob, rows: int) -> Callable[[], pa.Table]:
+def _table(blob: Blob, rows: int, schema: pa.Schema) -> Callable[[], pa.Table]:
     def load() -> pa.Table:
-        table = blob.table()
+        table = blob.table([schema], NULLABLE)
         if table.num_rows != rows:
             raise BrokenIndexError(f"{blob.file} has {table.num_rows} rows and not {rows}: {_CURE}.")
+        try:
+            check_cut(table)
+        except ValueError as error:
+            raise BrokenIndexError(f"{blob.file}: {error} {_CURE.capitalize()}.") from None
         return table
 
     return load
@@ -245,7 +275,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         )
     index = manifest.get("index")
     if (
-        version != _VERSION
+        version not in range(1, _VERSION + 1)
         or not isinstance(index, dict)
         or manifest.get("checksum") != _checksum(index)
         or not isinstance(index.get("tag"), str)
@@ -278,9 +308,9 @@ class Save:
         """Whether the files of some records are here, in their sizes: what was damaged is written again."""
         return unharmed(self.folder, files)
 
-    def opened(self, record: dict[str, Any], dimension: int) -> Segment:
+    def opened(self, record: dict[str, Any], dimension: int, schema: pa.Schema) -> Segment:
         """A segment that this save has written, memory-mapped."""
-        return _segment(self.folder, record, dimension, mapped=True)[0]
+        return _segment(self.folder, record, dimension, schema, mapped=True)[0]
 
     @property
     def committed(self) -> bool:
@@ -310,12 +340,18 @@ class Save:
             stream.write(array.data)
         return self.record(self.fresh[-1])
 
+    def table(self, kind: str, table: pa.Table) -> list[Any]:
+        """Write a table; returns the record of its file."""
+        with self.file(kind) as stream, pa.ipc.new_file(stream, table.schema) as writer:
+            writer.write_table(table)
+        return self.record(self.fresh[-1])
+
     @contextlib.contextmanager
-    def segment(self) -> Iterator[SegmentWriter]:
+    def segment(self, schema: pa.Schema = SCHEMA) -> Iterator[SegmentWriter]:
         """Write a segment piece by piece; its record is there when the context closes."""
         with self.file("vectors") as vectors, self.file("entries") as entries:
             names = self.fresh[-2:]
-            with pa.ipc.new_file(entries, SCHEMA) as table:
+            with pa.ipc.new_file(entries, schema) as table:
                 writer = SegmentWriter(vectors, table)
                 yield writer
             vectors.seek(0)
@@ -428,6 +464,8 @@ def _names(index: dict[str, Any]) -> Iterator[str]:
     for record in index["segments"]:
         yield record["vectors"][0]
         yield record["entries"][0]
+        for part in (record.get("words") or {"parts": []})["parts"]:
+            yield part["file"][0]
     for part in ("removed", "structure"):
         if index[part] is not None:
             yield index[part]["file"][0]

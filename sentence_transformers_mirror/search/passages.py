@@ -1,0 +1,194 @@
+"""Long documents: cut into passages at the ends of sentences, and found by the best of these."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sentence_transformers_mirror.scalars import plain
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from sentence_transformers_mirror.search.fusion import Found
+
+logger = logging.getLogger(__name__)
+
+Span = tuple[int, int]  # where a passage begins and ends in its text, in characters
+
+_OVERLAP = 8  # at most so many parts of a passage are the end of the one before it, so that an answer is whole in one
+_FACTOR = 4  # passages that are asked for at first, for a document that is wanted
+
+
+@dataclass(frozen=True)
+class Cutter:
+    """Cuts texts into passages.
+
+    Args:
+        model: Whose tokens are counted.
+        tokens: That a passage has at most.
+
+    Raises:
+        TypeError: If ``tokens`` is no int.
+        ValueError: If it is below 1, or more than the model reads, or the tokenizer does not tell where tokens are.
+    """
+
+    model: SentenceTransformer
+    tokens: int
+
+    def __post_init__(self) -> None:
+        check_passages(self.tokens)
+        if not _tells_places(self.model):
+            raise ValueError(
+                "The tokenizer of this model does not tell where its tokens are, so texts cannot be cut: leave out "
+                "passages, or take a model with a fast tokenizer."
+            )
+        most = reads(self.model)
+        if most is not None and self.tokens > most:
+            raise ValueError(
+                f"passages is the number of tokens in one, and {self.tokens} are more than the {most} that the model "
+                "reads: pass fewer."
+            )
+
+    def spans(self, texts: list[str]) -> list[list[Span]]:
+        """The passages of each text, at least one of each.
+
+        A passage is as many sentences as fit, and begins with the last ones of the passage before it, if these are an
+        eighth of it at most. A sentence that is longer than a passage is cut between two tokens.
+        """
+        from sentencex import segment
+
+        return [
+            _packed(_pieces(text, segment("en", text), starts, self.tokens), self.tokens) or [(0, len(text))]
+            for text, starts in zip(texts, _token_starts(self.model, texts), strict=True)
+        ]
+
+
+def check_passages(tokens: int | None) -> int | None:
+    """The number of tokens of a passage, or None.
+
+    Raises:
+        TypeError: If it is no int.
+        ValueError: If it is below 1.
+    """
+    if tokens is None:
+        return None
+    found = plain(tokens)
+    if not isinstance(found, int) or isinstance(found, bool):
+        raise TypeError(f"passages is the number of tokens in one and must be an int, not {tokens!r:.60}.")
+    if found < 1:
+        raise ValueError(f"passages is the number of tokens in one and must be at least 1, not {found}.")
+    return found
+
+
+def reads(model: SentenceTransformer) -> int | None:
+    """The tokens of a text that a model reads, those that it adds itself left out; None if there is no limit."""
+    limit = model.max_seq_length
+    if limit is None or math.isinf(limit) or not _tells_places(model):
+        return None
+    return limit - len(model.tokenizer("")["input_ids"])
+
+
+def _tells_places(model: SentenceTransformer) -> bool:
+    """Whether its tokenizer can tell where tokens are; those written in Python and of static embeddings cannot."""
+    return getattr(getattr(model, "tokenizer", None), "is_fast", False)
+
+
+def warn_of_long(model: SentenceTransformer, texts: Sequence[str]) -> bool:
+    """Warn if the longest of some texts is longer than the model reads; whether it is."""
+    most = reads(model)
+    longest = max(texts, key=len, default="")
+    if most is None or len(longest) <= most:  # a token has at least a character
+        return False
+    (starts,) = _token_starts(model, [longest])
+    if len(starts) <= most:
+        return False
+    logger.warning(
+        f"The text {longest!r:.60} has {len(starts):,} tokens and the model reads {most} of them, so what "
+        f"comes later in it is not found by meaning: build with passages={min(most, 200)}."
+    )
+    return True
+
+
+def _token_starts(model: SentenceTransformer, texts: list[str]) -> list[list[int]]:
+    """Where each token of each text begins, in characters."""
+    found = model.tokenizer(
+        texts, add_special_tokens=False, return_offsets_mapping=True, truncation=False, padding=False, verbose=False
+    )
+    return [[start for start, _ in offsets] for offsets in found["offset_mapping"]]
+
+
+def _pieces(text: str, sentences: Sequence[str], starts: list[int], most: int) -> list[tuple[int, int, int]]:
+    """Sentences, and parts of those that are too long: begin, end and number of tokens, none of them blank."""
+    pieces, position = [], 0
+    for sentence in sentences:
+        begin = text.find(sentence, position)
+        position = begin + len(sentence)
+        inside = starts[bisect.bisect_left(starts, begin) : bisect.bisect_left(starts, position)]
+        cuts = [begin, *inside[most::most], position]
+        for number, (low, high) in enumerate(itertools.pairwise(cuts)):
+            part = text[low:high]
+            if part.strip():
+                low += len(part) - len(part.lstrip())
+                pieces.append((low, low + len(part.strip()), len(inside[number * most : (number + 1) * most])))
+    return pieces
+
+
+def _packed(pieces: list[tuple[int, int, int]], most: int) -> list[Span]:
+    spans, first = [], 0
+    while first < len(pieces):
+        last, size = first, pieces[first][2]
+        while last + 1 < len(pieces) and size + pieces[last + 1][2] <= most:
+            last += 1
+            size += pieces[last][2]
+        spans.append((pieces[first][0], pieces[last][1]))
+        following = last + 1
+        if following == len(pieces):
+            break
+        # Back over what overlaps, as long as the next piece still fits beside it.
+        shared = 0
+        while following - 1 > first:
+            shared += pieces[following - 1][2]
+            if shared > most // _OVERLAP or shared + pieces[last + 1][2] > most:
+                break
+            following -= 1
+        first = following
+    return spans
+
+
+def documents(
+    ask: Callable[[int], list[list[Found]]], owners: np.ndarray, top_k: int, passages: int
+) -> list[list[Found]]:
+    """The documents with the best passages.
+
+    Args:
+        ask: Gives so many passages for each query, best first, or all that there are.
+        owners: The first passage of the document of each, shape (passages,).
+        top_k: Documents wanted.
+        passages: That there are.
+
+    Returns:
+        For each query the best passage of each document, best first.
+    """
+    count = min(_FACTOR * top_k, passages)
+    while True:
+        lines = ask(count)
+        best = []
+        for line in lines:
+            firsts: dict[int, Found] = {}
+            for one in line:
+                firsts.setdefault(int(owners[one.row]), one)
+            best.append(list(firsts.values())[:top_k])
+        # Asked again for more, unless there are enough documents, or no more passages.
+        if count >= passages or all(
+            len(found) == top_k or len(line) < count for found, line in zip(best, lines, strict=True)
+        ):
+            return best
+        count = min(_FACTOR * count, passages)

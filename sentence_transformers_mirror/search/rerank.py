@@ -1,0 +1,75 @@
+"""A second look: a slower and better judge orders what a search found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder
+
+    from sentence_transformers_mirror.search.hits import Hit
+
+Judge = Callable[[list[tuple[str, str]]], Iterable[float]]
+
+
+def judge(rerank: CrossEncoder | Judge | str | Path) -> Judge:
+    """A function that scores pairs of a query and a text.
+
+    Args:
+        rerank: A ``CrossEncoder``, its name or path, or such a function.
+
+    Raises:
+        OSError: If there is no such model.
+        TypeError: If it is none of these.
+    """
+    from sentence_transformers import CrossEncoder
+
+    if isinstance(rerank, (str, Path)):
+        try:
+            rerank = CrossEncoder(str(rerank))
+        except (OSError, ValueError) as error:
+            raise OSError(
+                f"The model {str(rerank)!r} could not be loaded to take a second look: no such folder, or no "
+                f"CrossEncoder in it, and none of this name in the hub ({type(error).__name__})."
+            ) from error
+    if isinstance(rerank, CrossEncoder):
+        model = rerank
+        return lambda pairs: model.predict(pairs, show_progress_bar=False)
+    if not callable(rerank):
+        raise TypeError(
+            f"rerank must be a CrossEncoder, its name or path, or a function of pairs, not {type(rerank).__name__}."
+        )
+    return rerank
+
+
+def scores(judge: Judge, query: str, texts: Sequence[str]) -> np.ndarray:
+    """What a judge says of some texts, shape (texts,), float64.
+
+    Raises:
+        ValueError: If these are not as many finite numbers as texts.
+    """
+    if not texts:
+        return np.zeros(0)
+    given = judge([(query, text) for text in texts])
+    try:
+        found = np.array(list(given), np.float64)
+    except (TypeError, ValueError):
+        found = np.empty((0, 0))
+    if found.shape != (len(texts),) or not np.isfinite(found).all():
+        raise ValueError(
+            f"rerank must give one finite number for each of the {len(texts)} pairs, as a CrossEncoder with one label "
+            f"does, and gave an array of shape {found.shape}."
+        )
+    return found
+
+
+def reranked(judge: Judge, query: str, hits: list[Hit]) -> list[Hit]:
+    """Hits by what a judge says of their passages, or texts, highest first; equal ones stay in their order."""
+    found = scores(judge, query, [hit.text if hit.passage is None else hit.passage for hit in hits])
+    for hit, score in zip(hits, found.tolist(), strict=True):
+        object.__setattr__(hit, "score", score)
+    return [hits[place] for place in np.argsort(-found, kind="stable")]
