@@ -86,19 +86,27 @@ def tantivy(texts: list[str], folder: Path) -> Search:
     return search
 
 
+LIBRARIES = {"ours": ours, "bm25s": bm25s, "fts5": fts5, "tantivy": tantivy}
+
+
+def sentences(corpus: Path, count: int) -> list[str]:
+    """The first sentences of a corpus."""
+    texts: list[str] = []
+    with lzma.open(corpus, "rt", encoding="utf-8") as file:
+        for line in file:
+            texts += [one for one in re.split(r"(?<=[.!?]) ", line.strip()) if one]
+            if len(texts) >= count:
+                break
+    return texts[:count]
+
+
 def main() -> None:
     args = parser(__doc__)
     args.add_argument("--corpus", type=Path, required=True, help="a text a line, xz")
     args.add_argument("--texts", type=int, default=1_000_000)
-    args.add_argument("--libraries", nargs="+", default=["ours", "bm25s", "fts5", "tantivy"])
+    args.add_argument("--libraries", nargs="+", default=list(LIBRARIES), choices=list(LIBRARIES))
     args = args.parse_args()
-    texts: list[str] = []
-    with lzma.open(args.corpus, "rt", encoding="utf-8") as file:
-        for line in file:
-            texts += [one for one in re.split(r"(?<=[.!?]) ", line.strip()) if one]
-            if len(texts) >= args.texts:
-                break
-    texts = texts[: args.texts]
+    texts = sentences(args.corpus, args.texts)
     rng = np.random.default_rng(0)
     asked = [texts[row] for row in rng.integers(len(texts), size=400).tolist()]
     telling = [" ".join(sorted(re.findall(r"\w+", one), key=len)[-3:]) for one in asked[:200]]
@@ -107,7 +115,7 @@ def main() -> None:
     for name in args.libraries:
         folder = Path(tempfile.mkdtemp())
         start = time.process_time()
-        search = {"ours": ours, "bm25s": bm25s, "fts5": fts5, "tantivy": tantivy}[name](texts, folder)
+        search = LIBRARIES[name](texts, folder)
         found = {
             "build, CPU s": round(time.process_time() - start, 1),
             "MiB": round(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20, 1),

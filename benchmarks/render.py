@@ -522,8 +522,22 @@ def lexical(result: dict) -> str:
     return f"## What a search by words stands on\n\n{result['texts']:,} short texts, one thread.\n\n{table(rows)}"
 
 
+def both(result: dict) -> str:
+    times = [{"": name, "milliseconds a query": found} for name, found in result["milliseconds a query"].items()]
+    facts = "; ".join(
+        f"{name}: {found}" for name, found in result.items() if not isinstance(found, dict) and name != "texts"
+    )
+    ratios = ", ".join(f"{ratio} ({name})" for name, ratio in result["both / (FAISS + BM25)"].items())
+    return (
+        f"## What a search by both costs\n\n{result['texts']:,} short texts, one thread, one query at a time, without "
+        f"embedding it. {facts}.\n\n{table(times)}\n`both` beside FAISS and BM25 called directly, median of the "
+        f"ratios within a turn, by who counts the words: {ratios}.\n"
+    )
+
+
 SECTIONS = {
     "hybrid": hybrid,
+    "both": both,
     "lexical": lexical,
     "sts": sts,
     "search_tuning": search_tuning,

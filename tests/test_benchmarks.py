@@ -304,27 +304,31 @@ def test_hybrid(data_dir, tmp_path, tiny_model, monkeypatch):
     assert "| m | Cranfield | 2.0 (3) | 2.0 (3) |" in page and "0.5 (QNLI)" in page
 
 
-def test_lexical(tmp_path, monkeypatch):
+def test_lexical_and_both(tmp_path, monkeypatch):
     import lzma
 
-    texts = "One sentence here. Another sentence there! " * 3 + "A telling word.\n"
-    (tmp_path / "corpus.xz").write_bytes(lzma.compress(texts.encode() * 40))
+    texts = "".join(
+        f"One sentence here number {number}. Another sentence there! A telling word.\n" for number in range(700)
+    )
+    (tmp_path / "corpus.xz").write_bytes(lzma.compress(texts.encode()))
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import both
     import lexical
     import render
 
-    arguments = [
-        "lexical.py",
-        "--corpus",
-        str(tmp_path / "corpus.xz"),
-        "--texts",
-        "200",
-        "--libraries",
-        "ours",
-        "fts5",
-    ]
-    monkeypatch.setattr(sys, "argv", [*arguments, "--output", str(tmp_path / "kept.json")])
-    lexical.main()
-    kept = json.loads((tmp_path / "kept.json").read_text())["result"]
-    assert kept["texts"] == 200 and all(found["MiB"] > 0 for found in kept["libraries"].values())
-    assert "| ours |" in render.lexical(kept)
+    asked = ["--corpus", str(tmp_path / "corpus.xz"), "--texts", "2000"]
+    output = tmp_path / "kept.json"
+
+    def kept(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [script.__name__, *asked, *arguments, "--output", str(output)])
+        script.main()
+        return json.loads(output.read_text())["result"]
+
+    found = kept(lexical, "--libraries", "ours", "fts5")
+    assert found["texts"] == 2_000 and all(one["MiB"] > 0 for one in found["libraries"].values())
+    assert "| ours |" in render.lexical(found)
+    # Is put back, because the script takes the embedding of queries out of the search.
+    monkeypatch.setattr(both.of_index, "_queries", both.of_index._queries)
+    found = kept(both, "--libraries", "fts5", "--kind", "hnsw", "--queries", "5")
+    assert found["kind"] == "hnsw" and 0.5 < found["both / (FAISS + BM25)"]["ours"] < 50
+    assert "| both |" in render.both(found)

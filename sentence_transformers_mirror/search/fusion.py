@@ -94,6 +94,7 @@ def check_bm25(threshold: float | str | None) -> float | None:
 def by_meaning(snapshot: Snapshot, vectors: np.ndarray, top_k: int, allowed: np.ndarray | None) -> list[list[Found]]:
     """The rows with the highest cosine for each query."""
     scores, rows = ann.search(snapshot.vectors, snapshot.loaded, vectors, top_k, allowed)
+    np.clip(scores, -1, 1, out=scores)  # products of unit vectors are up to 1.0000002
     return [
         [Found(score, row, score, None) for score, row in _pairs(*line)] for line in zip(scores, rows, strict=True)
     ]
@@ -143,7 +144,8 @@ def by_both(
         if not len(rows):
             found.append([])
             continue
-        cosines, bm25 = ann.products(snapshot.vectors, vector[None], rows[None])[0], scores[rows]
+        cosines = ann.products(snapshot.vectors, vector[None], rows[None])[0].clip(-1, 1)
+        bm25 = scores[rows]
         if fusion == "convex":
             fused = convex(cosines, bm25, float(vector @ snapshot.centre), weight)
         else:
