@@ -62,7 +62,7 @@ def main() -> None:
     texts = [f"{docstring.name}: {docstring.first}" for docstring in kept]
     metadata = [{"module": name.split(".")[0]} for name in names]
     index = SearchIndex.build(model, texts, ids=names, metadata=metadata)
-    threshold = index.calibrate(0.001)
+    threshold = index.calibrate()
     index.save(args.output)
 
     # 5. Years later, perhaps on another machine.

@@ -401,10 +401,10 @@ def _quickstart(args: argparse.Namespace) -> int:
         f"\nVerdict: {found['verdict']} ({found['difference']:+.3f}, 95% {found['low']:+.3f} to {found['high']:+.3f})"
     )
     asked = result["questions"]
-    found, by_words = (sum(one[key] in (1, 2, 3) for one in asked) for key in ("rank", "rank_tfidf"))
+    right = {mode: sum(one["ranks"][mode] in (1, 2, 3) for one in asked) for mode in asked[0]["ranks"]}
     print(
-        f"\nOf {len(asked)} questions {found} find a right answer among the first three, {by_words} by words alone; "
-        f"the first {quickstart.SHOWN}:"
+        f"\nOf {len(asked)} questions {right['meaning']} find a right answer among the first three by meaning, "
+        f"{right['words']} by words and {right['both']} by both; the first {quickstart.SHOWN}, by both:"
     )
     for answer in result["questions"][: quickstart.SHOWN]:
         print(f"\n{answer['question']}")

@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 from sentence_transformers import SentenceTransformer
 from sentencex import segment
-from sklearn.feature_extraction.text import TfidfVectorizer
 from tqdm.auto import tqdm
 
 from sentence_transformers_mirror import embedded_model_path
 from sentence_transformers_mirror.evidence import Measurement, Parts, judge, measure
 from sentence_transformers_mirror.ranking import look_alikes
 from sentence_transformers_mirror.saving import refuse_model
-from sentence_transformers_mirror.search import SearchIndex
+from sentence_transformers_mirror.search import Hit, SearchIndex
+from sentence_transformers_mirror.search.fusion import MODES
 from sentence_transformers_mirror.search.store import refuse_taken
 from sentence_transformers_mirror.tuning import mirror_tune
 
@@ -65,10 +65,10 @@ def run(
     Returns:
         ``before``, ``after`` and ``tfidf``, each a dictionary of mean reciprocal ranks, ``mrr`` and
         ``mrr_look_alikes``, in (0, 1]; ``evidence``, the fields of an `Evidence`, with the verdict; ``questions``,
-        each with ``question``, ``expected`` ids, the best of their ranks after tuning, ``rank``, and by TF-IDF,
-        ``rank_tfidf`` (1 is the first; None if it is not among the first 100), and its best three ``hits``, ``id``,
-        ``score`` and ``text``; ``docstrings`` read and ``tuned_on``; ``pairs`` measured; ``steps``; ``seconds`` of it
-        all; ``recipe``; ``model``, the path of the tuned model or None if it was not kept.
+        each with ``question``, ``expected`` ids, the best of their ``ranks`` by ``meaning`` after tuning, by ``words``
+        and by ``both`` (1 is the first; None if it is not among the first 100), and its best three ``hits`` by both,
+        ``id``, ``score`` and ``text``; ``docstrings`` read and ``tuned_on``; ``pairs`` measured; ``steps``;
+        ``seconds`` of it all; ``recipe``; ``model``, the path of the tuned model or None if it was not kept.
 
     Raises:
         FileNotFoundError: If this Python comes without the source of its standard library.
@@ -112,10 +112,10 @@ def run(
     after = measured("after tuning")
     logger.info(f"Indexing {len(docstrings):,} docstrings ...")
     # By its folder, where there is one, so that the index knows its model.
-    index = SearchIndex.build(model_dir or model, texts, ids=names, show_progress=True)
+    index = SearchIndex.build(model_dir or model, texts, ids=names, language="english", show_progress=True)
     if output_dir is not None:
         index.save(Path(output_dir) / "index", overwrite=overwrite)
-    found = index.search([one["question"] for one in asked], top_k=_DEEPEST)
+    found = {mode: index.search([one["question"] for one in asked], _DEEPEST, mode=mode) for mode in MODES}
     evidence = judge(before, after, parts, rivals, seed=seed)
     return {
         **{
@@ -126,11 +126,12 @@ def run(
         "questions": [
             {
                 **one,
-                "rank": _rank([hit.id for hit in new], one["expected"]),
-                "rank_tfidf": _rank(words, one["expected"]),
-                "hits": [asdict(hit) for hit in new[:SHOWN]],
+                "ranks": {mode: _rank(found[mode][number], one["expected"]) for mode in MODES},
+                "hits": [
+                    {"id": hit.id, "score": hit.score, "text": hit.text} for hit in found["both"][number][:SHOWN]
+                ],
             }
-            for one, new, words in zip(asked, found, _by_words(names, texts, asked), strict=True)
+            for number, one in enumerate(asked)
         ],
         "docstrings": len(docstrings),
         "tuned_on": tuning.texts,
@@ -147,16 +148,8 @@ def read_questions() -> list[dict]:
     return json.loads(Path(__file__).with_name("questions.json").read_text(encoding="utf-8"))
 
 
-def _by_words(names: list[str], texts: list[str], asked: list[dict]) -> list[list[str]]:
-    """The best ids of each question by TF-IDF."""
-    vectorizer = TfidfVectorizer(sublinear_tf=True)
-    passages = vectorizer.fit_transform(texts)
-    scores = (vectorizer.transform([one["question"] for one in asked]) @ passages.T).toarray()
-    return [[names[row] for row in np.argsort(-line, kind="stable")[:_DEEPEST]] for line in scores]
-
-
-def _rank(ids: list[str], expected: list[str]) -> int | None:
-    return next((place for place, one in enumerate(ids, start=1) if one in expected), None)
+def _rank(hits: list[Hit], expected: list[str]) -> int | None:
+    return next((place for place, hit in enumerate(hits, start=1) if hit.id in expected), None)
 
 
 @dataclass(frozen=True)

@@ -230,8 +230,12 @@ RESULT = {
     "tfidf": {"mrr": 0.55, "mrr_look_alikes": 0.66},
     "evidence": {"verdict": "better", "difference": 0.22, "low": 0.1, "high": 0.3},
     "questions": [
-        {"question": "Why?", "rank": 1, "rank_tfidf": 4, "hits": [{"id": "re", "score": 0.5, "text": "re: Because."}]},
-        {"question": "When?", "rank": 3, "rank_tfidf": None, "hits": []},
+        {
+            "question": "Why?",
+            "ranks": {"meaning": 1, "words": 4, "both": 2},
+            "hits": [{"id": "re", "score": 0.5, "text": "re: Because."}],
+        },
+        {"question": "When?", "ranks": {"meaning": 5, "words": None, "both": 3}, "hits": []},
     ],
     "docstrings": 9000,
     "tuned_on": 6000,
@@ -265,6 +269,6 @@ def test_quickstart_is_told_to_people_and_to_machines(capfd, monkeypatch):
         "Why?",
         "Because.",
         "Verdict: better (+0.220, 95% +0.100 to +0.300)",
-        "Of 2 questions 2 find a right answer among the first three, 0 by words alone",
+        "Of 2 questions 1 find a right answer among the first three by meaning, 0 by words and 2 by both",
     ):
         assert number in out

@@ -136,7 +136,7 @@ def test_mistakes_end_with_2(indexed, capfd):
         (["search", "@/index", " "], "blank"),
         (["search", "@/index", "x", "--top-k", "0"], "at least 1"),
         (["search", "@/index", "x", "--threshold", "high"], "--threshold is a number"),
-        (["search", "@/index", "x", "--threshold", "auto"], "A rate of 0.001 cannot be seen"),
+        (["search", "@/index", "x", "--threshold", "auto"], "A rate of 0.01 cannot be seen"),
         (["search", "@/index", "x", "--where", "topic"], "KEY=VALUE"),
         (["search", "@/index", "x", "--where", "tpic=files"], "the keys are: n, topic"),
         (["search", "@/index", "x", "--model", "@/absent"], "could not be loaded"),

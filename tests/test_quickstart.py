@@ -9,9 +9,21 @@ from pathlib import Path
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from sentence_transformers_mirror import SearchIndex, quickstart
+from sentence_transformers_mirror import Hit, SearchIndex, quickstart
 from sentence_transformers_mirror.quickstart import Docstring, read_docstrings, sentences, split
 
+ASTRAY = [
+    "How long do I boil an egg?",
+    "Who won the football match yesterday?",
+    "What is the capital of Peru?",
+    "Is it going to rain in Lisbon tomorrow?",
+    "Which trees lose their leaves in autumn?",
+    "Why do cats purr?",
+    "What did the parliament decide about pensions?",
+    "When was the first railway opened in England?",
+    "Symptoms of a broken ankle",
+    "How high is the tax on tobacco?",
+]
 DOCSTRING = """copyfile(src, dst) -> None
 
 Copy data from src to dst, e.g. in the
@@ -95,7 +107,8 @@ def test_questions_have_answers_in_every_python():
     names = {docstring.name for docstring in read_docstrings()}
     assert len(asked) >= 10 and len({one["question"] for one in asked}) == len(asked)
     assert all(names.intersection(one["expected"]) for one in asked)
-    assert quickstart._rank(["b", "a", "c"], ["c", "a"]) == 2 and quickstart._rank(["b"], ["a"]) is None
+    hits = [Hit(name, 1.0, "", {}, None, None, None, None) for name in "bac"]
+    assert quickstart._rank(hits, ["c", "a"]) == 2 and quickstart._rank(hits[:1], ["a"]) is None
 
 
 @pytest.fixture
@@ -131,13 +144,19 @@ def test_tuning_helps_on_modules_that_were_not_tuned_on(tmp_path, monkeypatch, n
     index = SearchIndex.load("out/index", model=SentenceTransformer(result["model"], device="cpu"))
     assert [one["question"] for one in result["questions"]] == [one["question"] for one in quickstart.read_questions()]
     for one in result["questions"]:
-        hits = index.search(one["question"], top_k=100)
+        for mode, rank in one["ranks"].items():
+            hits = index.search(one["question"], top_k=100, mode=mode)
+            places = [place for place, hit in enumerate(hits, start=1) if hit.id in one["expected"]]
+            assert rank == min(places, default=None)
         assert [hit["id"] for hit in one["hits"]] == [hit.id for hit in hits[:3]]
-        places = [place for place, hit in enumerate(hits, start=1) if hit.id in one["expected"]]
-        assert one["rank"] == min(places, default=None)
     # Some of the modules that answer are not read here, but not all of them.
-    assert sum(one["rank"] is not None for one in result["questions"]) >= 3
-    assert sum(one["rank_tfidf"] is not None for one in result["questions"]) >= 3
+    for mode in ("meaning", "words", "both"):
+        assert sum(one["ranks"][mode] is not None for one in result["questions"]) >= 3
+    # Most of what is asked in plain words is above chance in this corpus, and most of what is not in it is not.
+    index.calibrate()
+    asked = [one["question"] for one in result["questions"]]
+    found, astray = ([bool(hits) for hits in index.search(some, threshold="auto")] for some in (asked, ASTRAY))
+    assert sum(found) > 0.6 * len(asked) and sum(astray) < 0.4 * len(ASTRAY)
 
 
 def test_the_library_itself_splits_into_prose():

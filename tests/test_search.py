@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
-from sentence_transformers_mirror.search import Hit, SearchIndex, ann, store
+from sentence_transformers_mirror.search import Hit, SearchIndex, ann, calibration, store
 from sentence_transformers_mirror.search.encoder import Encoder
 from sentence_transformers_mirror.search.segments import Vectors
 from sentence_transformers_mirror.search.store import BrokenIndexError, ConflictError
@@ -381,6 +381,14 @@ def test_calibration_gives_the_rate_it_promises():
     for rate in (0, 1, -0.5):
         with pytest.raises(ValueError, match="between 0 and 1"):
             index.calibrate(rate)
+
+
+def test_texts_that_share_a_telling_word_are_no_strangers():
+    texts = ["the blue house", "the red house", "the green tree", *(f"the thing {n} of them" for n in range(40))]
+    related = calibration._related(["a House of the sea", "the", "!"], texts, None)
+    assert related[0, :3].tolist() == [True, True, False] and not related[1:].any()
+    assert not calibration._related(["\N{WINKING FACE}"], ["!", "?"], None).any()
+    assert calibration._related([], texts, None).shape == (0, 43)
 
 
 def test_a_calibration_is_saved(tmp_path):

@@ -6,13 +6,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from scipy.sparse import csr_array
 
+from sentence_transformers_mirror.search import words
 from sentence_transformers_mirror.search.segments import Snapshot
 
+RATE = 0.01  # by default; rarer ones are the scores of texts that are nearly equal
 _SAMPLE = 2_000  # texts
 _QUERIES = 300  # parts of texts, each compared with all of these
 _AT_A_TIME = 30
-_WORDS = 8  # of a part, about as many as a question has
+_WORDS = 5  # of a part: texts say more in a word than questions do
+_SHARE = 0.1  # of the texts have a word that tells nothing
 _LEAST = 10  # pairs above a threshold, to say where it is
 
 
@@ -25,14 +30,15 @@ def calibrate(
 ) -> dict[str, Any]:
     """Find the score that a query and a text drawn at random exceed with a given probability.
 
-    Queries are shorter than texts and score lower: compared with each other, texts would set the bar too high.
+    Queries are shorter than texts and score lower: compared with each other, texts would set the bar too high. Nor are
+    all texts at random strangers: a pair that shares a word of which less than a tenth of the texts know is left out.
 
     Args:
         snapshot: Of an index.
         false_positive_rate: In (0, 1).
         seed: Of the sample.
         embed: From queries to unit vectors. Without it, texts are compared with texts.
-        queries: Examples of what is asked; by default up to 8 words in a row of texts of the index, which are not
+        queries: Examples of what is asked; by default up to 5 words in a row of texts of the index, which are not
             compared with the text that they are from.
 
     Returns:
@@ -48,26 +54,26 @@ def calibrate(
     rows = np.sort(draw.permutation(snapshot.rows())[:_SAMPLE])
     numbers: dict[str, int] = {}
     places = [snapshot.locate(row) for row in rows.tolist()]
-    contents = [segment.text(row) for segment, row in places]
+    contents = [segment.passage(row) for segment, row in places]
     texts = np.array([numbers.setdefault(text, len(numbers)) for text in contents])  # equal texts are one
     vectors = snapshot.vectors.take(rows)
     if embed is None:
-        kind, asked, own = "texts", vectors, texts
+        kind, asked, own = "texts", contents, texts
     elif queries is not None:
-        kind, asked, own = "given", _embedded(embed, list(queries)), np.full(len(queries), -1)
+        kind, asked, own = "given", list(queries), np.full(len(queries), -1)
     else:
         kind, chosen = "parts", np.sort(draw.permutation(len(rows))[:_QUERIES])
-        asked, own = _embedded(embed, [_part(contents[row], draw) for row in chosen.tolist()]), texts[chosen]
-    different = own[:, None] != texts[None] if len(rows) else np.zeros((0, 0), bool)
+        asked, own = [_part(contents[row], draw) for row in chosen.tolist()], texts[chosen]
+    different = (own[:, None] != texts[None]) & ~_related(asked, contents, snapshot.language)
     if kind == "texts":
         different = np.triu(different, 1)  # each pair once
     pairs = int(different.sum())
     if pairs * false_positive_rate < _LEAST:
         raise ValueError(
-            f"A rate of {false_positive_rate:g} cannot be seen in the {pairs:,} pairs of different texts here: ask "
+            f"A rate of {false_positive_rate:g} cannot be seen in the {pairs:,} pairs of unrelated texts here: ask "
             f"for at least {_LEAST / max(pairs, 1):.2g}, or pass a number as threshold."
         )
-    scores = (asked @ vectors.T)[different].clip(-1, 1)
+    scores = ((vectors if embed is None else _embedded(embed, asked)) @ vectors.T)[different].clip(-1, 1)
     return {
         "threshold": float(np.quantile(scores, 1 - false_positive_rate, method="higher")),
         "false_positive_rate": float(false_positive_rate),
@@ -80,6 +86,18 @@ def calibrate(
 def _embedded(embed: Callable[[list[str]], np.ndarray], queries: list[str]) -> np.ndarray:
     """A few at a time, since other searches wait meanwhile."""
     return np.concatenate([embed(queries[start : start + _AT_A_TIME]) for start in range(0, len(queries), _AT_A_TIME)])
+
+
+def _related(asked: list[str], texts: list[str], language: str | None) -> np.ndarray:
+    """Whether a query and a text share a word that tells something, shape (queries, texts), bool."""
+    if not asked or not texts:
+        return np.zeros((len(asked), len(texts)), bool)
+    rows, codes, distinct = words.terms(pa.array([*texts, *asked], pa.large_string()), language)
+    shape = (len(texts) + len(asked), len(distinct))
+    has = csr_array((np.ones(len(rows), np.float32), (rows, codes)), shape) > 0
+    known = has[: len(texts)].sum(axis=0)
+    telling = has[:, np.flatnonzero(known <= max(1, _SHARE * len(texts)))].astype(np.float32)
+    return (telling[len(texts) :] @ telling[: len(texts)].T).toarray() > 0
 
 
 def _part(text: str, draw: np.random.Generator) -> str:

@@ -19,7 +19,7 @@ from sentence_transformers_mirror.files import refuse_no_texts
 from sentence_transformers_mirror.scalars import plain, whole_number
 from sentence_transformers_mirror.search import ann, filters, manifest, store, words
 from sentence_transformers_mirror.search import fusion as fuse
-from sentence_transformers_mirror.search.calibration import calibrate
+from sentence_transformers_mirror.search.calibration import RATE, calibrate
 from sentence_transformers_mirror.search.describe import describe
 from sentence_transformers_mirror.search.encoder import Encoder, unit
 from sentence_transformers_mirror.search.entries import Window, check_id, check_new, check_text, windows
@@ -438,7 +438,7 @@ class SearchIndex:
         threshold = plain(threshold)
         if isinstance(threshold, str) and threshold == "auto":
             calibration = state.snapshot.calibration
-            return self._calibrated(state, 1e-3, 0, wait=False) if calibration is None else calibration["threshold"]
+            return self._calibrated(state, RATE, 0, wait=False) if calibration is None else calibration["threshold"]
         if threshold is None:
             return None
         if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not -1 <= threshold <= 1:
@@ -446,17 +446,17 @@ class SearchIndex:
         return threshold
 
     def calibrate(
-        self, false_positive_rate: float = 1e-3, *, queries: Sequence[str] | None = None, seed: int = 0
+        self, false_positive_rate: float = RATE, *, queries: Sequence[str] | None = None, seed: int = 0
     ) -> float:
         """Find the score above which a query and a text of this corpus are related, and keep it for ``"auto"``.
 
-        It is the score that a query and a text drawn at random, of which nearly none are related, exceed with this
-        probability. No labels are needed. A search compares a query with all texts: among a million, a rate of 0.001
-        still lets a thousand unrelated texts pass; ``top_k`` then keeps the best.
+        It is the score that a query and a text drawn at random exceed with this probability, if they share no word
+        that tells something. No labels are needed. A search compares a query with all texts: among a million, a rate
+        of 0.01 still lets ten thousand unrelated texts pass; ``top_k`` then keeps the best.
 
         Args:
             false_positive_rate: In (0, 1).
-            queries: Examples of what is asked. By default parts of up to 300 texts of the index, 8 words in a row,
+            queries: Examples of what is asked. By default parts of up to 300 texts of the index, 5 words in a row,
                 are asked instead; in an index without a model its texts, which sets the bar higher.
             seed: Of the sample of up to 2,000 texts that they are compared with.
 
