@@ -295,10 +295,10 @@ def test_hybrid(data_dir, tmp_path, tiny_model, monkeypatch):
     monkeypatch.setattr(hybrid, "WEIGHTS", [0.0, 0.5, 1.0])
     runs = {f"m/{name}": one for name in [*hybrid.CHOOSING, hybrid.REPORTED]}
     runs["m/QNLI"] = {**one, "rrf": {"0.0": 9.0, "0.5": 3.0, "1.0": 2.0}}
-    chosen = {method: hybrid.chosen(runs, method) for method in methods}
+    chosen = {f"m/{method}": hybrid.chosen(runs, "m", method) for method in methods}
     # By hand: with QNLI left out 0.5 is best, and 3 there; else 0, and 1.
-    assert chosen["rrf"]["weight"] == 0 and chosen["rrf"]["left out"]["QNLI"] == {"weight": 0.5, "nDCG@10": 3.0}
-    assert chosen["rrf"]["left out"]["scikit-learn"] == {"weight": 0.0, "nDCG@10": 1.0}
+    assert chosen["m/rrf"]["weight"] == 0 and chosen["m/rrf"]["left out"]["QNLI"] == {"weight": 0.5, "nDCG@10": 3.0}
+    assert chosen["m/rrf"]["left out"]["scikit-learn"] == {"weight": 0.0, "nDCG@10": 1.0}
     found = {mode: {"nDCG@10": 2.0, "right in the first 3": 3.0} for mode in ("meaning", "words", "both", "both, rrf")}
     page = render.hybrid({"runs": runs, "searches": dict.fromkeys(runs, found), "chosen": chosen})
     assert "| m | Cranfield | 2.0 (3) | 2.0 (3) |" in page and "0.5 (QNLI)" in page
