@@ -24,6 +24,7 @@ _MODES = ["meaning", "words", "both"]
 _MARKS = "⟦", "⟧"  # around words of the query: in plain text, since HTML of the corpus would run
 _BAR = 20  # characters of a score of 1
 _LARGEST = 1_000_000  # bytes of a request
+_DRAINED = 2**24  # bytes that are read of one that is refused, so that whoever sends it reads why
 
 
 def parse_filter(text: str) -> dict[str, Any] | None:
@@ -131,12 +132,25 @@ class _OwnHost:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008})
                 return
+            taken, more = 0, True
+            while more and taken < _DRAINED:
+                event = await receive()
+                taken += len(event.get("body", b""))
+                more = event.get("more_body", False)
             body = reason.encode()
             headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(body)).encode())]
             await send({"type": "http.response.start", "status": 403, "headers": headers})
             await send({"type": "http.response.body", "body": body})
             return
-        await self.app(scope, receive, send)
+        taken = 0
+
+        async def bounded() -> dict[str, Any]:
+            nonlocal taken
+            event = await receive()
+            taken += len(event.get("body", b""))
+            return {"type": "http.disconnect"} if taken > _LARGEST else event  # of a request that told no length
+
+        await self.app(scope, bounded if scope["type"] == "http" else receive, send)
 
     def _refused(self, scope: dict[str, Any]) -> str | None:
         headers: dict[bytes, bytes] = {}

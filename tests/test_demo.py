@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import socket
+import urllib.error
+import urllib.request
 
 import pytest
 
@@ -37,6 +40,33 @@ def test_only_this_machine_may_ask(address):
     with socket.socket() as client:
         client.settimeout(2)
         assert client.connect_ex((other, port)) != 0
+
+
+@pytest.mark.parametrize(
+    "path, headers, body, told",
+    [
+        ("/", {"Host": "evil.example"}, None, "answers to the address or the name of its machine only"),
+        ("/", {"Origin": "http://evil.example"}, None, "not for other websites"),
+        ("/gradio_api/upload", {}, bytes(5_000_000), "takes no uploads"),
+        ("/gradio_api/call/search", {}, bytes(5_000_000), "too large"),
+    ],
+)
+def test_other_websites_and_uploads_are_told_no(address, path, headers, body, told):
+    """The whole body is read before the answer: a browser would otherwise see a broken connection."""
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(address.rstrip("/") + path, body, headers), timeout=30)
+    assert refused.value.code == 403 and told in refused.value.read().decode()
+
+
+def test_a_body_that_tells_no_length_is_bounded(address):
+    port = int(address.rstrip("/").rsplit(":", 1)[1])
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request(
+        "POST", "/gradio_api/call/search", iter([b" " * 100_000] * 30), {"Content-Type": "application/json"}
+    )
+    assert connection.getresponse().status >= 400
+    with urllib.request.urlopen(address, timeout=30) as page:  # which still answers
+        assert page.status == 200
 
 
 def test_search_filter_and_neighbours_in_a_browser(address, browser):
