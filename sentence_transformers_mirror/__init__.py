@@ -4,6 +4,20 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # for editors and type checkers, which do not run `__getattr__`
+    from sentence_transformers_mirror.cached_loss import CachedMirrorLoss
+    from sentence_transformers_mirror.corpus import CorpusReport, load_corpus
+    from sentence_transformers_mirror.document_views import DocumentViews
+    from sentence_transformers_mirror.dropout import drophead, dropout_rate
+    from sentence_transformers_mirror.evaluation import evaluate
+    from sentence_transformers_mirror.evidence import compare
+    from sentence_transformers_mirror.loss import MirrorLoss, nt_xent
+    from sentence_transformers_mirror.recipes import RECIPES, Recipe
+    from sentence_transformers_mirror.search import Hit, SearchIndex
+    from sentence_transformers_mirror.tuning import TuningResult, mirror_tune
+    from sentence_transformers_mirror.views import CharSpanMask, TokenSpanMask, two_views
 
 __version__ = "0.1.0"
 
@@ -31,7 +45,28 @@ _HOMES = {
     "two_views": "views",
 }
 
-__all__ = [*_HOMES, "embedded_model_path"]
+__all__ = [
+    "CachedMirrorLoss",
+    "CharSpanMask",
+    "CorpusReport",
+    "DocumentViews",
+    "Hit",
+    "MirrorLoss",
+    "RECIPES",
+    "Recipe",
+    "SearchIndex",
+    "TokenSpanMask",
+    "TuningResult",
+    "compare",
+    "drophead",
+    "dropout_rate",
+    "embedded_model_path",
+    "evaluate",
+    "load_corpus",
+    "mirror_tune",
+    "nt_xent",
+    "two_views",
+]
 
 
 def __getattr__(name: str) -> object:

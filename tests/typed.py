@@ -1,0 +1,53 @@
+"""A program that uses every public name; `mypy --strict` must know the type of each, and nothing is run."""
+
+from __future__ import annotations
+
+import torch
+from sentence_transformers import SentenceTransformer
+from typing_extensions import assert_type
+
+from sentence_transformers_mirror import (
+    RECIPES,
+    CachedMirrorLoss,
+    CharSpanMask,
+    CorpusReport,
+    DocumentViews,
+    Hit,
+    MirrorLoss,
+    Recipe,
+    SearchIndex,
+    TokenSpanMask,
+    TuningResult,
+    compare,
+    drophead,
+    dropout_rate,
+    embedded_model_path,
+    evaluate,
+    load_corpus,
+    mirror_tune,
+    nt_xent,
+    two_views,
+)
+from sentence_transformers_mirror.evaluation import Score
+from sentence_transformers_mirror.evidence import Evidence
+
+
+def program(model: SentenceTransformer) -> None:
+    assert_type(embedded_model_path(), str)
+    assert_type(RECIPES["search"], Recipe)
+    assert_type(mirror_tune(model, ["a text", "another"], "search"), TuningResult)
+    assert_type(compare(model, model, ["one. two.", "three. four."]), Evidence)
+    assert_type(evaluate(model, "data"), list[Score])
+    texts, report = load_corpus("texts.csv")
+    assert_type(report, CorpusReport)
+    index = SearchIndex.build(model, ["a text"])
+    assert_type(index, SearchIndex)
+    assert_type(index.search("a query"), list[Hit])
+    assert_type(index.search(["a query", "another"]), list[list[Hit]])
+    MirrorLoss(model, mask=TokenSpanMask())
+    CachedMirrorLoss(model)
+    two_views(CharSpanMask(model.tokenizer))
+    DocumentViews()({"text": ["a text"]})
+    assert_type(nt_xent(torch.ones(2, 4), torch.ones(2, 4), 0.05), torch.Tensor)
+    with dropout_rate(model, 0.1), drophead(model, 0.2):
+        pass
