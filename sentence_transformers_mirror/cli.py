@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -413,7 +414,12 @@ def _quickstart(args: argparse.Namespace) -> int:
     if args.output is None:
         print("\nNothing was kept; `st-mirror quickstart --output DIR` keeps the model and the index.")
     else:
-        print(f"\nKept in {args.output}: the tuned model in `model`, the index in `index`.")
+        index = shlex.quote(os.path.join(args.output, "index"))
+        print(
+            f"\nKept in {args.output}: the tuned model in `model`, the index in `index`. Ask it more:\n"
+            f'  st-mirror search {index} "How do I sort a list?" --mode both\n'
+            f"  st-mirror demo {index}"
+        )
     print("Now your own: st-mirror tune --model MODEL --texts FILE --output DIR")
     return 0
 

@@ -38,5 +38,9 @@ def _version(package: str) -> str:
 
 
 def _public(arguments: list[str]) -> list[str]:
-    """Arguments as anybody would type them: the folder of the data is another one on each machine."""
-    return ["DATA" if i and arguments[i - 1] == "--data" else argument for i, argument in enumerate(arguments)]
+    """Arguments as anybody would type them: folders have other names on each machine."""
+
+    def public(argument: str, before: str) -> str:
+        return "DATA" if before == "--data" else Path(argument).name if os.path.isabs(argument) else argument
+
+    return [public(*pair) for pair in zip(arguments, ["", *arguments], strict=False)]

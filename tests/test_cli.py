@@ -254,6 +254,8 @@ def test_quickstart_is_told_to_people_and_to_machines(capfd, monkeypatch):
     assert main(["quickstart", "--json", "--output", "here", "--seed", "3"]) == 0
     assert json.loads(capfd.readouterr().out) == RESULT
     assert asked == [(("here",), {"seed": 3, "overwrite": False})]
+    assert main(["quickstart", "--output", "over there"]) == 0
+    assert "st-mirror search 'over there/index' \"" in capfd.readouterr().out
     assert main(["quickstart"]) == 0
     out = capfd.readouterr().out
     for number in (
