@@ -74,9 +74,12 @@ def test_bm25_of_20_000_real_sentences_equals_a_plain_loop():
         np.testing.assert_allclose(scores.scores(words.terms_of(query, None)), expected, atol=1e-5)
         check(index, dict(enumerate(texts)), query)
         check(index, dict(enumerate(texts)), query, 20, {"third": True}, lambda item: item % 3 == 0)
+    assert "the" in scores._columns  # asked twice: made into a column, and read from it
 
 
-def test_scores_are_right_after_changes_and_across_segments(tmp_path):
+@pytest.mark.parametrize("large", [0, 10_000])
+def test_scores_are_right_after_changes_and_across_segments(tmp_path, monkeypatch, large):
+    monkeypatch.setattr(words, "_LARGE", large)  # whether common words have columns
     texts = sentences(400)
     entries = dict(enumerate(texts[:200]))
     index = SearchIndex.from_vectors(embed(texts[:200]), texts[:200], kind="flat")
@@ -95,8 +98,9 @@ def test_scores_are_right_after_changes_and_across_segments(tmp_path):
         if step % 4 == 3:
             index.save(tmp_path)
             index = SearchIndex.open(tmp_path)
-        for query in (texts[step], "the value of a"):
+        for query in (texts[step], "the value of a", "the value of a"):
             check(index, entries, query)
+        assert bool(index._snapshot.lexicon._columns) == (large == 0)
     index.remove(list(entries))
     assert index.search("value", mode="words") == []
 

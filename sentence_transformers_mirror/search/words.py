@@ -27,6 +27,9 @@ _GAPS = r"[^\pL\pM\pN_]+"
 _SIGNS = "\u3041-\u309f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 _SIGN = re.compile(f"([{_SIGNS}])")
 _BLOCK = 256  # rows
+_COMMON = 16  # a word in more than a sixteenth of the texts: its scores are kept as a column of all rows, for
+_COLUMNS = 32  # so many words; to add a column takes a tenth of the time of going through a list
+_LARGE = 10_000  # rows, below which lists are as fast as columns
 _PART = 2**24  # bytes of text that are read at a time, to bound memory
 
 
@@ -234,6 +237,7 @@ class Lexicon:
         there = lengths if alive is None else lengths[alive]
         self._size = len(there)
         mean = there.mean() if there.any() else 1.0
+        self._columns: dict[str, tuple[int, list[tuple[np.ndarray | slice, np.ndarray]]]] = {}
         self._norms = (K1 * (1 - B + B * lengths / mean)).astype(np.float32)
 
     def asked(self, queries: Sequence[str]) -> list[list[str]]:
@@ -249,17 +253,31 @@ class Lexicon:
         """
         scores = np.zeros(self._starts[-1])
         for term, times in Counter(asked).items():
-            found = [(start, *part.find(term)) for start, part in zip(self._starts, self._parts, strict=False)]
-            frequency = sum(
-                len(rows) if self._alive is None else int(np.count_nonzero(self._alive[start + rows]))
-                for start, rows, _ in found
-            )
+            frequency, found = self._found(term)
             weight = times * math.log1p((self._size - frequency + 0.5) / (frequency + 0.5))
-            for start, rows, counts in found:
-                if len(rows):
-                    mine = rows + start if start else rows
-                    scores[mine] += weight * (counts / (counts + self._norms[mine]))
+            for rows, repeated in found:
+                scores[rows] += weight * repeated
         return scores
+
+    def _found(self, term: str) -> tuple[int, list[tuple[np.ndarray | slice, np.ndarray]]]:
+        """How many texts hold a term; and rows, each with ``tf / (tf + k1 * (...))``."""
+        if term in self._columns:
+            return self._columns[term]
+        found, frequency, size = [], 0, 0
+        for start, part in zip(self._starts, self._parts, strict=False):
+            rows, counts = part.find(term)
+            if len(rows):
+                rows = rows + start if start else rows
+                frequency += len(rows) if self._alive is None else int(np.count_nonzero(self._alive[rows]))
+                size += len(rows)
+                found.append((rows, counts / (counts + self._norms[rows])))
+        if size * _COMMON > len(self._norms) > _LARGE and len(self._columns) < _COLUMNS:
+            column = np.zeros(len(self._norms), np.float32)
+            for rows, repeated in found:
+                column[rows] = repeated
+            found = [(slice(None), column)]
+            self._columns[term] = frequency, found
+        return frequency, found
 
 
 def best(scores: np.ndarray, top_k: int, allowed: np.ndarray | None) -> np.ndarray:
