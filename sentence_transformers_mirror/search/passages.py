@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sentence_transformers_mirror import embedding
 from sentence_transformers_mirror.scalars import plain
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 Span = tuple[int, int]  # where a passage begins and ends in its text, in characters
 
 _OVERLAP = 8  # at most so many parts of a passage are the end of the one before it, so that an answer is whole in one
+_AT_A_TIME = 32  # texts
 _FACTOR = 4  # passages that are asked for at first, for a document that is wanted
 
 
@@ -93,7 +95,8 @@ def reads(model: SentenceTransformer) -> int | None:
     limit = model.max_seq_length
     if limit is None or math.isinf(limit) or not _tells_places(model):
         return None
-    return limit - len(model.tokenizer("")["input_ids"])
+    with embedding.ONE_AT_A_TIME:
+        return limit - len(model.tokenizer("")["input_ids"])
 
 
 def _tells_places(model: SentenceTransformer) -> bool:
@@ -119,10 +122,19 @@ def warn_of_long(model: SentenceTransformer, texts: Sequence[str]) -> bool:
 
 def _token_starts(model: SentenceTransformer, texts: list[str]) -> list[list[int]]:
     """Where each token of each text begins, in characters."""
-    found = model.tokenizer(
-        texts, add_special_tokens=False, return_offsets_mapping=True, truncation=False, padding=False, verbose=False
-    )
-    return [[start for start, _ in offsets] for offsets in found["offset_mapping"]]
+    starts: list[list[int]] = []
+    for first in range(0, len(texts), _AT_A_TIME):  # a few, since searches wait meanwhile
+        with embedding.ONE_AT_A_TIME:  # without truncation, which is a setting that all threads share
+            found = model.tokenizer(
+                texts[first : first + _AT_A_TIME],
+                add_special_tokens=False,
+                return_offsets_mapping=True,
+                truncation=False,
+                padding=False,
+                verbose=False,
+            )
+        starts += [[start for start, _ in offsets] for offsets in found["offset_mapping"]]
+    return starts
 
 
 def _pieces(text: str, sentences: Sequence[str], starts: list[int], most: int) -> list[tuple[int, int, int]]:
