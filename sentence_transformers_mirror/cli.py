@@ -49,6 +49,7 @@ _FLAGS = {
     r"\bbuild with passages=": "build with --passages ",
     r"\bpassages is the number\b": "--passages is the number",
     r"\bcandidates must be\b": "--candidates must be",
+    r"\bweight (says|is the share)\b": r"--weight \1",
 }
 NO_HITS, USAGE, BROKEN_INDEX, UNEXPECTED, INTERRUPTED = 1, 2, 3, 70, 130
 
@@ -587,6 +588,13 @@ def _search(args: argparse.Namespace) -> int:
             pass
     if args.top_k < 1:
         raise ValueError(f"--top-k must be at least 1, not {args.top_k}.")
+    from sentence_transformers_mirror.scalars import whole_number
+    from sentence_transformers_mirror.search import fusion
+
+    _check_choice("--mode", args.mode, list(fusion.MODES))
+    _check_choice("--fusion", args.fusion, list(fusion.FUSIONS))
+    fusion.check(args.mode, args.weight, args.fusion)
+    whole_number(args.candidates, "candidates", 1)
     if args.mode == "words":
         if threshold == "auto" or (threshold is not None and not threshold >= 0):
             raise ValueError(f"--threshold is a BM25 score with --mode words, a number from 0, not {threshold}.")

@@ -14,13 +14,13 @@ try:
 except ImportError as error:
     raise ImportError("The page needs gradio: pip install 'sentence-transformers-mirror[demo]'.") from error
 
+from sentence_transformers_mirror.search.fusion import MODES
 from sentence_transformers_mirror.search.words import marked
 
 if TYPE_CHECKING:
     from sentence_transformers_mirror.search import Hit, SearchIndex
 
 _COLUMNS = ["score", "", "id", "text", "metadata"]
-_MODES = ["meaning", "words", "both"]
 _MARKS = "⟦", "⟧"  # around words of the query: in plain text, since HTML of the corpus would run
 _BAR = 20  # characters of a score of 1
 _LARGEST = 1_000_000  # bytes of a request
@@ -79,7 +79,7 @@ def page(index: SearchIndex) -> gradio.Blocks:
             query = gradio.Textbox(label="Query", elem_id="query", scale=4)
             top_k = gradio.Slider(1, 100, value=10, step=1, label="Hits")
             where = gradio.Textbox(label="Filter on metadata, as JSON", elem_id="where")
-            mode = gradio.Radio(_MODES, value="meaning", label="Search by", elem_id="mode")
+            mode = gradio.Radio(list(MODES), value="meaning", label="Search by", elem_id="mode")
         button = gradio.Button("Search", elem_id="search", variant="primary")
         told = gradio.Textbox(label="", show_label=False, interactive=False, elem_id="told")
         # "str" cells are shown as text; "html" and "markdown" would run what the corpus says.

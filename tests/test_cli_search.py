@@ -129,9 +129,12 @@ def test_mistakes_end_with_2(indexed, capfd):
     folder = indexed.folder
     for arguments, message in (
         (["search", "@/index", "?!", "--mode", "words"], "no word in it"),
-        (["search", "@/index", "a", "--mode", "letters"], "mode must be"),
-        (["search", "@/index", "a", "--mode", "both", "--weight", "2"], "from 0"),
-        (["search", "@/index", "a", "--candidates", "0", "--rerank", "@/none"], "at least 1"),
+        # Told before a model is looked for.
+        ("search @/index a --model @/absent --mode letters".split(), "--mode is one of meaning, words, both"),
+        ("search @/index a --model @/absent --mode both --fusion sum".split(), "--fusion is one of convex, rrf"),
+        ("search @/index a --model @/absent --mode both --weight 2".split(), "--weight is the share"),
+        ("search @/index a --model @/absent --weight 0.5".split(), "pass --mode both"),
+        ("search @/index a --model @/absent --candidates 0".split(), "--candidates must be at least 1"),
         (["search", "@/index", "a", "--rerank", "@/none"], "second look"),
         (["search", "@/index", " "], "blank"),
         (["search", "@/index", "x", "--top-k", "0"], "at least 1"),

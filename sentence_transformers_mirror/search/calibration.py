@@ -101,6 +101,6 @@ def _related(asked: list[str], texts: list[str], language: str | None) -> np.nda
 
 
 def _part(text: str, draw: np.random.Generator) -> str:
-    words = text.split()
-    start = int(draw.integers(max(1, len(words) - _WORDS + 1)))
-    return " ".join(words[start : start + _WORDS])
+    split = text.split()
+    start = int(draw.integers(max(1, len(split) - _WORDS + 1)))
+    return " ".join(split[start : start + _WORDS])

@@ -346,7 +346,8 @@ class SearchIndex:
             fusion: How ``both`` makes one order of two: ``convex`` adds the scores, each scaled so that 1 is the best
                 and 0 a text at random; ``rrf`` adds reciprocal ranks.
             rerank: Who takes a second look: a ``CrossEncoder``, its name or path, or a function that takes a list of
-                pairs (query, text) and gives a number for each, higher for better. It sees the best passage where
+                pairs (query, text) and gives a number for each, higher for better. A name is loaded anew for each
+                call; for several calls pass the model. It sees the best passage where
                 texts are cut, and its number is the ``score`` of a hit.
             candidates: Hits that are looked at again, at least 1; never fewer than ``top_k``.
 
@@ -366,9 +367,9 @@ class SearchIndex:
         if top_k < 1:
             raise ValueError(f"top_k is the number of hits wanted and must be at least 1, not {top_k}.")
         weight = fuse.check(mode, weight, fusion)
+        candidates = whole_number(candidates, "candidates", 1)
         state = self._state
         if mode != "meaning" or rerank is not None or state.snapshot.passages is not None:
-            candidates = whole_number(candidates, "candidates", 1)
             return self._found(state, query, top_k, threshold, where, mode, weight, fusion, rerank, candidates)
         vectors, single = _queries(state, query)
         snapshot = state.snapshot
@@ -408,10 +409,10 @@ class SearchIndex:
             queries = _strings(query)
         least = fuse.check_bm25(threshold) if mode == "words" else self._threshold(state, threshold)
         told = "words" if mode == "words" else "meaning"
+        judged = None if rerank is None else judge(rerank)  # complains before anything is embedded
         if mode != "words":
             vectors, one = _queries(state, queries)
             single = single or one
-        judged = None if rerank is None else judge(rerank)
         snapshot = state.snapshot
         allowed = snapshot.alive if where is None else filters.mask(snapshot, where)
 
