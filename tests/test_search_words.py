@@ -176,6 +176,17 @@ def test_the_threshold_is_a_cosine_but_bm25_by_words(both):
     assert index.search(query, mode="both", threshold="auto") == expected
 
 
+def test_no_cosine_is_above_1():
+    texts = [f"text {number}" for number in range(500)]
+    snapshot = SearchIndex.from_vectors(np.random.default_rng(0).normal(size=(500, 24)), texts)._snapshot
+    vectors = snapshot.vectors.take(np.arange(500))
+    assert (vectors * vectors).sum(axis=1).max() > 1  # float32 rounds
+    lines = fusion.by_both(snapshot, vectors, texts, 1, None, 1.0, "convex") + fusion.by_meaning(
+        snapshot, vectors, 1, None
+    )
+    assert all(0.999 < line[0].meaning <= 1 for line in lines)
+
+
 def test_several_queries_one_and_none(both):
     index, texts = both
     for mode in ("words", "both"):
