@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import random
+import threading
 
 import numpy as np
 import pytest
 from test_search_words import sentences
 
-from sentence_transformers_mirror import embedded_model_path
+from sentence_transformers_mirror import embedded_model_path, embedding
 from sentence_transformers_mirror.models import load_model
 from sentence_transformers_mirror.search import BrokenIndexError, SearchIndex, store
-from sentence_transformers_mirror.search.passages import Cutter, reads
+from sentence_transformers_mirror.search.passages import Cutter, reads, warn_of_long
 
 FACT = "The lighthouse of Alexandria was built by Sostratus of Cnidus."
 
@@ -181,6 +182,19 @@ def test_what_a_model_reads(model):
 
 def by_length(pairs):
     return [len(text) for _, text in pairs]
+
+
+def test_texts_are_measured_while_no_other_thread_tokenizes(model):
+    """Truncation is a setting of a tokenizer that all threads share: a search beside this would read whole texts."""
+    long = ["one two three. " * 300]
+    for measured in (lambda: warn_of_long(model, long), lambda: Cutter(model, 8).spans(long)):
+        thread = threading.Thread(target=measured)
+        with embedding.ONE_AT_A_TIME:
+            thread.start()
+            thread.join(0.3)
+            assert thread.is_alive()
+        thread.join(30)
+        assert not thread.is_alive()
 
 
 def test_a_second_look_orders_the_candidates(model, index, texts):
