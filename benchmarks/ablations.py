@@ -36,7 +36,7 @@ from sentence_transformers_mirror import (
     nt_xent,
 )
 from sentence_transformers_mirror._host import has_native_bf16
-from sentence_transformers_mirror.labels import Pairs, read_pairs
+from sentence_transformers_mirror.evidence.labels import Pairs, read_pairs
 
 BF16 = has_native_bf16(torch.device("cpu"))
 

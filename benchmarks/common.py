@@ -24,7 +24,7 @@ from scipy.stats import spearmanr
 from sentence_transformers_mirror import embedded_model_path
 from sentence_transformers_mirror.embedding import embed
 from sentence_transformers_mirror.environment import environment
-from sentence_transformers_mirror.labels import Pairs
+from sentence_transformers_mirror.evidence.labels import Pairs
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -25,7 +25,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import BertConfig, BertForMaskedLM
 
 from sentence_transformers_mirror import mirror_tune
-from sentence_transformers_mirror.labels import read_pairs
+from sentence_transformers_mirror.evidence.labels import read_pairs
 
 
 def example() -> tuple[ModuleType, ModuleType, ModuleType]:

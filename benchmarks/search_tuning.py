@@ -47,10 +47,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 from sts import SETS, scores
 
-from sentence_transformers_mirror import RECIPES, DocumentViews, Recipe, mirror_tune, tuning
+from sentence_transformers_mirror import RECIPES, DocumentViews, Recipe, mirror_tune
 from sentence_transformers_mirror.embedding import embed
-from sentence_transformers_mirror.ranking import reciprocal_ranks
-from sentence_transformers_mirror.recipes import learning_rate_for
+from sentence_transformers_mirror.evidence.ranking import reciprocal_ranks
+from sentence_transformers_mirror.training import tuning
+from sentence_transformers_mirror.training.recipes import learning_rate_for
 
 LIBRARIES = ["sklearn"]
 DOCUMENTS = 4_160  # of the libraries, once: 65 steps

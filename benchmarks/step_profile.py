@@ -25,8 +25,9 @@ from sentence_transformers import SentenceTransformer
 from transformers import TrainerCallback
 from tuning_speed import random_model
 
-from sentence_transformers_mirror import TokenSpanMask, loss, mirror_tune, packing, tuning
+from sentence_transformers_mirror import TokenSpanMask, mirror_tune
 from sentence_transformers_mirror._host import has_native_bf16
+from sentence_transformers_mirror.training import loss, packing, tuning
 
 SKIPPED = 2  # steps that are still allocating
 # What is timed: a name, whose attribute, and the attribute.

@@ -27,7 +27,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from sentence_transformers_mirror import mirror_tune
-from sentence_transformers_mirror.labels import read_pairs
+from sentence_transformers_mirror.evidence.labels import read_pairs
 
 SETS = ["STS12", "STS13", "STS14", "STS15", "STS-B", "SICK-R dev", "BIOSSES", "Multi-SimLex ENG"]
 

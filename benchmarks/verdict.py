@@ -44,21 +44,13 @@ from sentence_transformers import SentenceTransformer
 from sentencex import segment
 
 from sentence_transformers_mirror import MirrorLoss, mirror_tune
-from sentence_transformers_mirror.document_views import split_title
 from sentence_transformers_mirror.embedding import embed
 from sentence_transformers_mirror.environment import environment
-from sentence_transformers_mirror.evidence import (
-    LEAST_GAIN,
-    LEAST_LOSS,
-    Evidence,
-    Measurement,
-    Parts,
-    judge,
-    measure,
-    split_parts,
-)
-from sentence_transformers_mirror.labels import read_pairs
-from sentence_transformers_mirror.ranking import look_alikes, reciprocal_ranks
+from sentence_transformers_mirror.evidence.labels import read_pairs
+from sentence_transformers_mirror.evidence.parts import Parts, split_parts
+from sentence_transformers_mirror.evidence.ranking import reciprocal_ranks
+from sentence_transformers_mirror.evidence.verdict import LEAST_GAIN, LEAST_LOSS, Evidence, Measurement, judge, measure
+from sentence_transformers_mirror.texts.titles import split_title
 
 LEAST = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08]  # effects to choose from; rounding alone can move a rank
 WANTED = 0.95  # precision on the domains that the effect is chosen on
@@ -157,7 +149,6 @@ class Exam:
 
     place: Domain
     parts: Parts
-    rivals: np.ndarray
     sentences: list[str]  # for the loss
     measurement: Measurement
     score: float
@@ -165,8 +156,8 @@ class Exam:
 
     def judge(self, model: SentenceTransformer, seed: int) -> tuple[Evidence, float]:
         """The verdict on a tuned model, and the change in what the labels say."""
-        measurement = measure(model, self.parts, self.rivals)
-        evidence = judge(self.measurement, measurement, self.parts, self.rivals, seed=seed)
+        measurement = measure(model, self.parts)
+        evidence = judge(self.measurement, measurement, self.parts, seed=seed)
         return evidence, round(self.place.score(model) - self.score, 3)
 
 
@@ -174,10 +165,9 @@ class Exam:
 def exam(name: str, model_name: str, seed: int, data: Path) -> Exam:
     place, model = domain(name, data), load(model_name)
     parts = split_parts(place.documents, max_documents=DOCUMENTS, seed=seed)
-    rivals = look_alikes(parts.passages)
     sentences = random.Random(1).sample(place.texts, 300)
-    measurement = measure(model, parts, rivals)
-    return Exam(place, parts, rivals, sentences, measurement, place.score(model), held_out_loss(model, sentences))
+    measurement = measure(model, parts)
+    return Exam(place, parts, sentences, measurement, place.score(model), held_out_loss(model, sentences))
 
 
 def load(name: str) -> SentenceTransformer:

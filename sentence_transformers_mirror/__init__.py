@@ -7,42 +7,42 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for editors and type checkers, which do not run `__getattr__`
-    from sentence_transformers_mirror.cached_loss import CachedMirrorLoss
-    from sentence_transformers_mirror.corpus import CorpusReport, load_corpus
-    from sentence_transformers_mirror.document_views import DocumentViews
-    from sentence_transformers_mirror.dropout import drophead, dropout_rate
-    from sentence_transformers_mirror.evaluation import evaluate
-    from sentence_transformers_mirror.evidence import compare
-    from sentence_transformers_mirror.loss import MirrorLoss, nt_xent
-    from sentence_transformers_mirror.recipes import RECIPES, Recipe
+    from sentence_transformers_mirror.evidence.evaluation import evaluate
+    from sentence_transformers_mirror.evidence.verdict import compare
     from sentence_transformers_mirror.search import Hit, SearchIndex
-    from sentence_transformers_mirror.tuning import TuningResult, mirror_tune
-    from sentence_transformers_mirror.views import CharSpanMask, TokenSpanMask, two_views
+    from sentence_transformers_mirror.texts.corpus import CorpusReport, load_corpus
+    from sentence_transformers_mirror.training.cached_loss import CachedMirrorLoss
+    from sentence_transformers_mirror.training.document_views import DocumentViews
+    from sentence_transformers_mirror.training.dropout import drophead, dropout_rate
+    from sentence_transformers_mirror.training.loss import MirrorLoss, nt_xent
+    from sentence_transformers_mirror.training.recipes import RECIPES, Recipe
+    from sentence_transformers_mirror.training.tuning import TuningResult, mirror_tune
+    from sentence_transformers_mirror.training.views import CharSpanMask, TokenSpanMask, two_views
 
 __version__ = "0.1.0"
 
 # Names are resolved on first use (PEP 562): importing this package costs nothing, and the command line can parse its
 # arguments before torch is loaded.
 _HOMES = {
-    "CachedMirrorLoss": "cached_loss",
-    "CharSpanMask": "views",
-    "CorpusReport": "corpus",
-    "DocumentViews": "document_views",
+    "CachedMirrorLoss": "training.cached_loss",
+    "CharSpanMask": "training.views",
+    "CorpusReport": "texts.corpus",
+    "DocumentViews": "training.document_views",
     "Hit": "search",
-    "MirrorLoss": "loss",
-    "RECIPES": "recipes",
-    "Recipe": "recipes",
+    "MirrorLoss": "training.loss",
+    "RECIPES": "training.recipes",
+    "Recipe": "training.recipes",
     "SearchIndex": "search",
-    "TokenSpanMask": "views",
-    "TuningResult": "tuning",
-    "dropout_rate": "dropout",
-    "drophead": "dropout",
-    "compare": "evidence",
-    "evaluate": "evaluation",
-    "load_corpus": "corpus",
-    "mirror_tune": "tuning",
-    "nt_xent": "loss",
-    "two_views": "views",
+    "TokenSpanMask": "training.views",
+    "TuningResult": "training.tuning",
+    "dropout_rate": "training.dropout",
+    "drophead": "training.dropout",
+    "compare": "evidence.verdict",
+    "evaluate": "evidence.evaluation",
+    "load_corpus": "texts.corpus",
+    "mirror_tune": "training.tuning",
+    "nt_xent": "training.loss",
+    "two_views": "training.views",
 }
 
 __all__ = [

@@ -20,13 +20,13 @@ from sentencex import segment
 from tqdm.auto import tqdm
 
 from sentence_transformers_mirror import embedded_model_path
-from sentence_transformers_mirror.evidence import Measurement, Parts, judge, measure
-from sentence_transformers_mirror.ranking import look_alikes
-from sentence_transformers_mirror.saving import refuse_model
+from sentence_transformers_mirror.evidence.parts import Parts
+from sentence_transformers_mirror.evidence.verdict import Measurement, judge, measure
 from sentence_transformers_mirror.search import Hit, SearchIndex
 from sentence_transformers_mirror.search.fusion import MODES
 from sentence_transformers_mirror.search.store import refuse_taken
-from sentence_transformers_mirror.tuning import mirror_tune
+from sentence_transformers_mirror.training.saving import refuse_model
+from sentence_transformers_mirror.training.tuning import mirror_tune
 
 logger = logging.getLogger(__name__)
 
@@ -86,11 +86,10 @@ def run(
     training, pairs = split(docstrings, seed)
     pairs = random.Random(seed).sample(pairs, min(max_pairs, len(pairs)))
     parts = Parts(*map(list, zip(*pairs, strict=True)), np.arange(len(pairs)), "first sentence and the rest")
-    rivals = look_alikes(parts.passages)
 
     def measured(name: str) -> Measurement:
         logger.info(f"Ranking {len(pairs):,} held-out docstrings {name} ...")
-        return measure(model, parts, rivals)
+        return measure(model, parts)
 
     names = [docstring.name for docstring in docstrings]
     texts = [f"{docstring.name}: {docstring.first}" for docstring in docstrings]  # short answers, as questions are
@@ -116,7 +115,7 @@ def run(
     if output_dir is not None:
         index.save(Path(output_dir) / "index", overwrite=overwrite)
     found = {mode: index.search([one["question"] for one in asked], _DEEPEST, mode=mode) for mode in MODES}
-    evidence = judge(before, after, parts, rivals, seed=seed)
+    evidence = judge(before, after, parts, seed=seed)
     return {
         **{
             name: {"mrr": ranks["everywhere"], "mrr_look_alikes": ranks["among look-alikes"]}

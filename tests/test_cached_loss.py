@@ -8,9 +8,10 @@ from conftest import ARCHITECTURES
 from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
 from test_loss import assert_same, gradients_of, loss_and_gradients
 
-from sentence_transformers_mirror import CachedMirrorLoss, MirrorLoss, chunked, drophead, dropout_rate, nt_xent
+from sentence_transformers_mirror import CachedMirrorLoss, MirrorLoss, drophead, dropout_rate, nt_xent
 from sentence_transformers_mirror.fast_cpu import fast_on_cpu
-from sentence_transformers_mirror.packing import pack
+from sentence_transformers_mirror.training import chunked
+from sentence_transformers_mirror.training.packing import pack
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,11 @@ import sys
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from sentence_transformers_mirror import __version__, corpus, quickstart, tuning
+from sentence_transformers_mirror import __version__, quickstart
 from sentence_transformers_mirror.cli import main
-from sentence_transformers_mirror.recipes import RECIPES
+from sentence_transformers_mirror.texts import corpus
+from sentence_transformers_mirror.training import tuning
+from sentence_transformers_mirror.training.recipes import RECIPES
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ from sentence_transformers import SentenceTransformerTrainer, SentenceTransforme
 from torch.utils.data import DataLoader
 
 from sentence_transformers_mirror import DocumentViews, MirrorLoss
-from sentence_transformers_mirror.document_views import document_id
-from sentence_transformers_mirror.evidence import split_parts
+from sentence_transformers_mirror.evidence.parts import split_parts
+from sentence_transformers_mirror.training.document_views import document_id
 
 CROPS = DocumentViews(sentences=0.0, deleted=0.0)
 SENTENCES = DocumentViews(sentences=1.0, deleted=0.0)

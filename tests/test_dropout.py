@@ -12,7 +12,7 @@ from peft import LoraConfig
 from transformers import AttentionInterface
 
 from sentence_transformers_mirror import drophead, dropout_rate
-from sentence_transformers_mirror.dropout import has_dropout
+from sentence_transformers_mirror.training.dropout import has_dropout
 
 WITHOUT_DROPHEAD = ["mpnet", "deberta-v2"]
 DROPHEAD = [name for name in ARCHITECTURES if name not in WITHOUT_DROPHEAD]

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from sentence_transformers_mirror.cli import main
-from sentence_transformers_mirror.evaluation import LinkingEvaluator, evaluate, labelled_sets, link_ranks
-from sentence_transformers_mirror.labels import Linking, read_linking, read_pairs
+from sentence_transformers_mirror.evidence.evaluation import LinkingEvaluator, evaluate, labelled_sets, link_ranks
+from sentence_transformers_mirror.evidence.labels import Linking, read_linking, read_pairs
 
 ROWS = [
     ("The cat sat.", "A cat was sitting.", 4.5),

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from sentence_transformers_mirror.evidence import SINGLE, bootstrap, compare, measure, split_parts
-from sentence_transformers_mirror.ranking import look_alikes
+from sentence_transformers_mirror.evidence.parts import SINGLE, split_parts
+from sentence_transformers_mirror.evidence.verdict import bootstrap, compare, measure
 
 TOPICS = ["cat", "dog", "file", "list", "window", "knife", "road", "ship", "song", "tree", "king", "snow"]
 DOCUMENTS = [
@@ -106,9 +106,10 @@ def test_structures():
 
 def test_both_directions_count():
     parts = split_parts(DOCUMENTS)
-    rivals = look_alikes(parts.passages)
-    found = measure(Words(0.5), parts, rivals)
-    turned = measure(Words(0.5), replace(parts, queries=parts.passages, passages=parts.queries), rivals)
+    found = measure(Words(0.5), parts)
+    turned = replace(parts, queries=parts.passages, passages=parts.queries)
+    vars(turned)["rivals"] = parts.rivals  # the rivals of a passage are those of its query, too
+    turned = measure(Words(0.5), turned)
     assert found.backwards == pytest.approx((turned.everywhere + turned.among_look_alikes) / 2)
     assert found.ranks == pytest.approx((found.everywhere + found.among_look_alikes) / 4 + found.backwards / 2)
     assert not np.allclose(found.backwards, (found.everywhere + found.among_look_alikes) / 2)

@@ -77,7 +77,7 @@ def test_a_step_fills_one_gradient_a_table(tiny_model, texts):
     def filled(context):
         with pytest.MonkeyPatch.context() as patch, torch.profiler.profile() as profile:
             if context is not None:
-                patch.setattr("sentence_transformers_mirror.loss.fast_on_cpu", context)
+                patch.setattr("sentence_transformers_mirror.training.loss.fast_on_cpu", context)
             loss([tiny_model.preprocess(texts)]).backward()
         counts = {event.key: event.count for event in profile.key_averages()}
         return counts.get("aten::embedding_dense_backward", 0), counts.get("_TableBackward", 0)
@@ -101,7 +101,7 @@ def test_the_loss_and_its_gradients_are_those_without_it(tiny_model, texts, monk
         return value, [p.grad.clone() for p in tiny_model.parameters() if p.grad is not None]
 
     fast = run()
-    monkeypatch.setattr("sentence_transformers_mirror.loss.fast_on_cpu", lambda model: nullcontext())
+    monkeypatch.setattr("sentence_transformers_mirror.training.loss.fast_on_cpu", lambda model: nullcontext())
     plain = run()
     assert torch.equal(fast[0], plain[0])
     torch.testing.assert_close(fast[1], plain[1])
@@ -175,7 +175,7 @@ def test_not_with_gradient_checkpointing(tiny_model, texts, monkeypatch):
     checkpointed = gradients()
     encoder.gradient_checkpointing_disable()
     fast = gradients()
-    monkeypatch.setattr("sentence_transformers_mirror.loss.fast_on_cpu", lambda model: nullcontext())
+    monkeypatch.setattr("sentence_transformers_mirror.training.loss.fast_on_cpu", lambda model: nullcontext())
     plain = gradients()
     torch.testing.assert_close(checkpointed, plain)
     assert any(not torch.allclose(a, b) for a, b in zip(fast, plain, strict=True)), "fast dropout was not in use"

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sentence_transformers_mirror import SearchIndex, load_corpus
-from sentence_transformers_mirror.files import read_rows, typed
 from sentence_transformers_mirror.search.entries import columns, windows
+from sentence_transformers_mirror.texts.files import read_rows, typed
 
 FEW = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 # Without halves of characters and NUL; with what delimits, quotes, ends lines and looks like something else.

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sentence_transformers_mirror.geometry import (
+from sentence_transformers_mirror.evidence.geometry import (
     alignment,
     describe,
     effective_rank,

@@ -27,9 +27,9 @@ from sentence_transformers_mirror import (
     mirror_tune,
     nt_xent,
 )
-from sentence_transformers_mirror.chunked import chunked_nt_xent
 from sentence_transformers_mirror.embedding import embed
-from sentence_transformers_mirror.loss import LAYOUT
+from sentence_transformers_mirror.training.chunked import chunked_nt_xent
+from sentence_transformers_mirror.training.loss import LAYOUT
 
 DEVICE = os.environ.get("ST_MIRROR_GPU_TESTS", "cuda")
 ON_GPU = DEVICE == "cuda"

@@ -7,11 +7,12 @@ import pytest
 import torch
 from datasets import Dataset
 
-from sentence_transformers_mirror import guard, mirror_tune
+from sentence_transformers_mirror import mirror_tune
 from sentence_transformers_mirror.cli import main
-from sentence_transformers_mirror.evidence import Measurement
-from sentence_transformers_mirror.guard import hold_out
-from sentence_transformers_mirror.recipes import RECIPES
+from sentence_transformers_mirror.evidence.verdict import Measurement
+from sentence_transformers_mirror.training import guard
+from sentence_transformers_mirror.training.guard import hold_out
+from sentence_transformers_mirror.training.recipes import RECIPES
 
 NOUNS = ["cat", "dog", "file", "list", "window", "knife", "road", "ship", "song", "tree"]
 DOCUMENTS = [
@@ -30,7 +31,7 @@ def ranks(value):
 def measured_as(monkeypatch, values):
     """Replace measuring by given mean ranks, one after the other."""
     left = list(values)
-    monkeypatch.setattr(guard, "measure", lambda model, parts, rivals, **_: ranks(left.pop(0))(len(parts.queries)))
+    monkeypatch.setattr(guard, "measure", lambda model, parts, **_: ranks(left.pop(0))(len(parts.queries)))
     return left
 
 

@@ -15,7 +15,7 @@ from pytorch_metric_learning.losses import NTXentLoss
 from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
 
 from sentence_transformers_mirror import CachedMirrorLoss, MirrorLoss, TokenSpanMask, dropout_rate, nt_xent
-from sentence_transformers_mirror.loss import LAYOUT, groups_for, text_ids
+from sentence_transformers_mirror.training.loss import LAYOUT, groups_for, text_ids
 
 
 def by_hand(a, b, temperature, row_ids=None, negatives=None, negative_ids=None):

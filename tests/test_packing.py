@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sentence_transformers_mirror.packing import embed_packed, group_width, plan_groups
+from sentence_transformers_mirror.training.packing import embed_packed, group_width, plan_groups
 
 lengths = st.lists(st.integers(1, 70), min_size=1, max_size=9)
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.sparse import csr_matrix
 
-from sentence_transformers_mirror import ranking
-from sentence_transformers_mirror.ranking import look_alikes, reciprocal_ranks, tfidf_reciprocal_ranks
+from sentence_transformers_mirror.evidence import ranking
+from sentence_transformers_mirror.evidence.ranking import look_alikes, reciprocal_ranks, tfidf_reciprocal_ranks
 
 PASSAGES = [
     "It raises an error if the file is missing.",

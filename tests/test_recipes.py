@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sentence_transformers_mirror import RECIPES, Recipe
-from sentence_transformers_mirror.recipes import resolve
+from sentence_transformers_mirror.training.recipes import resolve
 
 
 @pytest.mark.parametrize("name", RECIPES)

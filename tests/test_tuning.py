@@ -33,12 +33,12 @@ from sentence_transformers_mirror import (
     MirrorLoss,
     dropout_rate,
     mirror_tune,
-    tuning,
     two_views,
 )
-from sentence_transformers_mirror.loss import LAYOUT
-from sentence_transformers_mirror.recipes import learning_rate_for
-from sentence_transformers_mirror.tuning import _Shuffled
+from sentence_transformers_mirror.training import tuning
+from sentence_transformers_mirror.training.loss import LAYOUT
+from sentence_transformers_mirror.training.recipes import learning_rate_for
+from sentence_transformers_mirror.training.tuning import _Shuffled
 
 FAST = {"batch_size": 4, "learning_rate": 1e-3}
 

@@ -12,8 +12,8 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from sentence_transformers_mirror import embedded_model_path, mirror_tune, quickstart
-from sentence_transformers_mirror.evidence import judge, measure, split_parts
-from sentence_transformers_mirror.ranking import look_alikes
+from sentence_transformers_mirror.evidence.parts import split_parts
+from sentence_transformers_mirror.evidence.verdict import judge, measure
 
 pytestmark = pytest.mark.quality
 
@@ -71,9 +71,8 @@ def models(request, docstrings):
 @pytest.mark.parametrize("name", ["documentation", "paragraphs", "abstracts"])
 def test_worse_and_no_evidence(name, models, kinds):
     parts = kinds(name)
-    rivals = look_alikes(parts.passages)
-    before, after = (measure(model, parts, rivals) for model in models)
-    found = judge(before, after, parts, rivals)
+    before, after = (measure(model, parts) for model in models)
+    found = judge(before, after, parts)
     assert found.verdict == "worse" and found.documents >= 50
-    same = judge(before, measure(models[0], parts, rivals), parts, rivals)
+    same = judge(before, measure(models[0], parts), parts)
     assert (same.verdict, same.difference) == ("no evidence", 0)

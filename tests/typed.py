@@ -28,8 +28,8 @@ from sentence_transformers_mirror import (
     nt_xent,
     two_views,
 )
-from sentence_transformers_mirror.evaluation import Score
-from sentence_transformers_mirror.evidence import Evidence
+from sentence_transformers_mirror.evidence.evaluation import Score
+from sentence_transformers_mirror.evidence.verdict import Evidence
 
 
 def program(model: SentenceTransformer) -> None:

@@ -21,7 +21,7 @@ from common import RESULTS, add_data, keep, paper_sentences, paper_words, spearm
 from common import parser as plain_parser  # noqa: E402
 
 from sentence_transformers_mirror import embedded_model_path, mirror_tune  # noqa: E402
-from sentence_transformers_mirror.labels import Pairs, read_pairs  # noqa: E402
+from sentence_transformers_mirror.evidence.labels import Pairs, read_pairs  # noqa: E402
 
 
 def parser(description: str, pooling: str = "mean") -> argparse.ArgumentParser:

@@ -10,8 +10,8 @@ import random
 
 from shared import line, load, parser, report, tuned
 
-from sentence_transformers_mirror.evaluation import LinkingEvaluator
-from sentence_transformers_mirror.labels import LINKING_SETS, read_linking
+from sentence_transformers_mirror.evidence.evaluation import LinkingEvaluator
+from sentence_transformers_mirror.evidence.labels import LINKING_SETS, read_linking
 
 PAPER = {"before": (67.6, 77.0), "after": (87.2, 92.1)}
 

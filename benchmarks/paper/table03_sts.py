@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shared import line, load, paper_sentences, parser, report, scored, spearman, tuned
 
-from sentence_transformers_mirror.evaluation import SEVEN
+from sentence_transformers_mirror.evidence.evaluation import SEVEN
 
 PAPER = {  # CLS, mean over text and padding, tuned
     "STS12": (21.5, 31.4, 67.0),

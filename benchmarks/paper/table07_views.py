@@ -15,7 +15,7 @@ from shared import line, paper_sentences, parser, report, scored, spearman
 from ablations import UNMASKED, SameDropout, Variant, char_span, identical  # found once `shared` is imported
 
 from sentence_transformers_mirror import CharSpanMask
-from sentence_transformers_mirror.evaluation import SEVEN
+from sentence_transformers_mirror.evidence.evaluation import SEVEN
 
 
 def span(characters: int):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared import line, load, paper_sentences, paper_words, parser, report, tuned
 
 from sentence_transformers_mirror.embedding import embed
-from sentence_transformers_mirror.geometry import isotropy, mean_vector_norm
+from sentence_transformers_mirror.evidence.geometry import isotropy, mean_vector_norm
 
 # Isotropy score x 100, norm of the mean vector: CLS, mean, tuned.
 PAPER = {

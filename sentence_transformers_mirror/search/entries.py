@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from sentence_transformers_mirror.files import (
+from sentence_transformers_mirror.printable import printable
+from sentence_transformers_mirror.scalars import plain
+from sentence_transformers_mirror.search.segments import CUT, SCHEMA
+from sentence_transformers_mirror.texts.files import (
     column_names,
     has_cells,
     read_rows,
@@ -22,9 +25,6 @@ from sentence_transformers_mirror.files import (
     text_column,
     typed,
 )
-from sentence_transformers_mirror.printable import printable
-from sentence_transformers_mirror.scalars import plain
-from sentence_transformers_mirror.search.segments import CUT, SCHEMA
 
 if TYPE_CHECKING:
     from datasets import Dataset

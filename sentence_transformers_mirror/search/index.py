@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 import pyarrow as pa
 
-from sentence_transformers_mirror.files import refuse_no_texts
 from sentence_transformers_mirror.scalars import plain, whole_number
 from sentence_transformers_mirror.search import ann, filters, manifest, store, words
 from sentence_transformers_mirror.search import fusion as fuse
@@ -29,6 +28,7 @@ from sentence_transformers_mirror.search.passages import Cutter, check_passages,
 from sentence_transformers_mirror.search.rerank import judge, reranked
 from sentence_transformers_mirror.search.segments import Segment, Snapshot, compacted, entries_schema, gathered
 from sentence_transformers_mirror.search.state import State, appended, identity, settled, without
+from sentence_transformers_mirror.texts.files import refuse_no_texts
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from sentence_transformers_mirror.errors import BrokenIndexError
 from sentence_transformers_mirror.printable import printable
 from sentence_transformers_mirror.search import words
-from sentence_transformers_mirror.search.errors import BrokenIndexError
 
 if TYPE_CHECKING:
     from sentence_transformers_mirror.search.ann import Structure

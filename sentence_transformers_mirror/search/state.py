@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from sentence_transformers_mirror.errors import BrokenIndexError
 from sentence_transformers_mirror.search import ann
 from sentence_transformers_mirror.search.encoder import Encoder
 from sentence_transformers_mirror.search.entries import Window, check_id, check_new
-from sentence_transformers_mirror.search.errors import BrokenIndexError
 from sentence_transformers_mirror.search.segments import Segment, Snapshot, compacted, merged
 
 

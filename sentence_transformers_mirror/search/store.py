@@ -23,8 +23,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
+from sentence_transformers_mirror.errors import BrokenIndexError, ConflictError
 from sentence_transformers_mirror.search.arrow import read_table
-from sentence_transformers_mirror.search.errors import BrokenIndexError, ConflictError
 from sentence_transformers_mirror.search.schema import ENDINGS, check_manifest, file_name
 from sentence_transformers_mirror.search.segments import NULLABLE, SCHEMA, Segment, check_cut, entries_schema
 

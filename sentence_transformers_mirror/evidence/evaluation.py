@@ -20,7 +20,7 @@ from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimil
 from tqdm.auto import tqdm
 
 from sentence_transformers_mirror.embedding import embed
-from sentence_transformers_mirror.labels import LINKING_SETS, Linking, Pairs, read_linking, read_pairs
+from sentence_transformers_mirror.evidence.labels import LINKING_SETS, Linking, Pairs, read_linking, read_pairs
 from sentence_transformers_mirror.models import load_model
 
 if TYPE_CHECKING:

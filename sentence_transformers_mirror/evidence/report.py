@@ -19,20 +19,12 @@ try:
 except ImportError as error:
     raise ImportError("The report needs matplotlib: pip install 'sentence-transformers-mirror[plot]'.") from error
 
-from sentence_transformers_mirror import geometry
 from sentence_transformers_mirror.environment import environment
-from sentence_transformers_mirror.evaluation import Score, evaluate
-from sentence_transformers_mirror.evidence import (
-    Evidence,
-    Measurement,
-    Parts,
-    bootstrap,
-    judge,
-    measure,
-    split_parts,
-)
+from sentence_transformers_mirror.evidence import geometry
+from sentence_transformers_mirror.evidence.evaluation import Score, evaluate
+from sentence_transformers_mirror.evidence.parts import Parts, split_parts
+from sentence_transformers_mirror.evidence.verdict import Evidence, Measurement, bootstrap, judge, measure
 from sentence_transformers_mirror.models import load_model
-from sentence_transformers_mirror.ranking import look_alikes, tfidf_reciprocal_ranks
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -89,7 +81,7 @@ def write_report(
     """Compare two models and write the page.
 
     Args:
-        before, after, texts, structure, language, seed: As in `evidence.compare`.
+        before, after, texts, structure, language, seed: As in `verdict.compare`.
         output: The HTML file.
         labels: Folder of labelled sets, whose scores are then on the page, too; see `evaluation.evaluate`.
         losses: Of each step of tuning, if they are known.
@@ -100,16 +92,15 @@ def write_report(
 
     Raises:
         OSError: If a file cannot be written.
-        ValueError: As in `evidence.compare` and `evaluation.evaluate`.
+        ValueError: As in `verdict.compare` and `evaluation.evaluate`.
     """
     parts = split_parts(texts, structure, language=language, seed=seed)
-    rivals = look_alikes(parts.passages)
     models = [load_model(model) for model in (before, after)]
-    measured = [measure(model, parts, rivals) for model in models]
-    found = judge(*measured, parts, rivals, seed=seed)
+    measured = [measure(model, parts) for model in models]
+    found = judge(*measured, parts, seed=seed)
     scores = [] if labels is None else [evaluate(model, labels) for model in models]
     figures = {
-        "ranks": _ranks(parts, rivals, measured, seed),
+        "ranks": _ranks(parts, measured, seed),
         "cosines": _cosines(measured),
         "spectrum": _spectrum(measured),
     }
@@ -125,15 +116,11 @@ def write_report(
     return found
 
 
-def _ranks(parts: Parts, rivals: np.ndarray, measured: list[Measurement], seed: int) -> Figure:
-    words = (
-        tfidf_reciprocal_ranks(parts.queries, parts.passages),
-        tfidf_reciprocal_ranks(parts.queries, parts.passages, rivals),
-    )
+def _ranks(parts: Parts, measured: list[Measurement], seed: int) -> Figure:
     rows = [
         ("before", BEFORE, (measured[0].everywhere, measured[0].among_look_alikes)),
         ("after", AFTER, (measured[1].everywhere, measured[1].among_look_alikes)),
-        ("words alone (TF-IDF)", WORDS, words),
+        ("words alone (TF-IDF)", WORDS, parts.words),
     ]
     figure, axes = _figure("mean reciprocal rank (1 is perfect)")
     for number, (name, colour, ranks) in enumerate(rows):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sentence_transformers_mirror.loss import compared, normalized
+from sentence_transformers_mirror.training.loss import compared, normalized
 
 # Anchor rows at a time: at 65,536 texts the similarities of their two views are 2 x 128 x 131,072 numbers. More are
 # no faster on a CPU.
@@ -25,7 +25,7 @@ def chunked_nt_xent(
     negative_ids: Tensor | None = None,
     anchors: slice = slice(None),
 ) -> Tensor:
-    """The value and gradients of :func:`~sentence_transformers_mirror.loss.nt_xent`, same arguments, in chunks.
+    """The value and gradients of :func:`~sentence_transformers_mirror.nt_xent`, same arguments, in chunks.
 
     Memory beyond the embeddings and their gradient is that of the similarities of 128 anchors. The gradient is taken
     in closed form while they are at hand; it cannot be differentiated again.

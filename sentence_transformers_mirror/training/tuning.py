@@ -29,18 +29,18 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from sentence_transformers_mirror import _host
-from sentence_transformers_mirror.cached_loss import CachedMirrorLoss
-from sentence_transformers_mirror.corpus import load_corpus
-from sentence_transformers_mirror.dropout import drophead, dropout_rate
-from sentence_transformers_mirror.evidence import Evidence
-from sentence_transformers_mirror.guard import Guard, hold_out
-from sentence_transformers_mirror.loss import LAYOUT, MirrorLoss
+from sentence_transformers_mirror.evidence.verdict import Evidence
 from sentence_transformers_mirror.models import load_model
-from sentence_transformers_mirror.recipes import Recipe, learning_rate_for, resolve
-from sentence_transformers_mirror.saving import refuse_model, save_whole
 from sentence_transformers_mirror.scalars import plain, whole_number
-from sentence_transformers_mirror.undisturbed import undisturbed
-from sentence_transformers_mirror.views import TokenSpanMask
+from sentence_transformers_mirror.texts.corpus import load_corpus
+from sentence_transformers_mirror.training.cached_loss import CachedMirrorLoss
+from sentence_transformers_mirror.training.dropout import drophead, dropout_rate
+from sentence_transformers_mirror.training.guard import Guard, hold_out
+from sentence_transformers_mirror.training.loss import LAYOUT, MirrorLoss
+from sentence_transformers_mirror.training.recipes import Recipe, learning_rate_for, resolve
+from sentence_transformers_mirror.training.saving import refuse_model, save_whole
+from sentence_transformers_mirror.training.undisturbed import undisturbed
+from sentence_transformers_mirror.training.views import TokenSpanMask
 
 logger = logging.getLogger(__name__)
 

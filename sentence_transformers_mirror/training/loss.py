@@ -13,10 +13,10 @@ from sentence_transformers.util import all_gather, all_gather_with_grad, get_ran
 from torch import Tensor, nn
 
 from sentence_transformers_mirror import _host
-from sentence_transformers_mirror.dropout import has_dropout
 from sentence_transformers_mirror.fast_cpu import fast_on_cpu
-from sentence_transformers_mirror.packing import embed_packed
-from sentence_transformers_mirror.views import TokenSpanMask
+from sentence_transformers_mirror.training.dropout import has_dropout
+from sentence_transformers_mirror.training.packing import embed_packed
+from sentence_transformers_mirror.training.views import TokenSpanMask
 
 # A feature that a collator may add: the attention mask as a NumPy array, which stays on the host when tensors move to
 # the device, so that the lengths of rows are known without waiting for it.

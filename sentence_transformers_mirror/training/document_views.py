@@ -13,6 +13,8 @@ import re
 from dataclasses import dataclass
 from itertools import chain
 
+from sentence_transformers_mirror.texts.titles import TITLES, split_title
+
 # Words; in scripts that are written without spaces each character is one.
 _PIECE = re.compile(
     r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]\s*|[^\s\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+\s*"
@@ -23,7 +25,6 @@ _ANCHOR = 0.05, 0.5  # least and largest part of the window that a crop takes (C
 _POSITIVE = 0.3, 0.9  # and one that is to be found
 _LEAST = 4  # words of a crop
 _QUERY = 24  # words of an anchor at most, about 32 tokens: questions are short, and what they ask for is not
-TITLES = "title and body"  # a structure that can be taught or asked, see `evidence.Parts`
 _LEFT_IN = 0.1  # share of the sentences that stay in the text around them (inverse cloze task)
 
 
@@ -70,7 +71,7 @@ class DocumentViews:
 
     @property
     def teaches(self) -> frozenset[str]:
-        """Structures, as `evidence.Parts` names them, that these pairs have: a judge must ask by another."""
+        """Structures, as `evidence.parts.Parts` names them, that these pairs have: a judge must ask by another."""
         return frozenset({TITLES} if self.titles else ())
 
     def __call__(self, batch: dict[str, list[str]]) -> dict[str, list]:
@@ -134,13 +135,6 @@ class DocumentViews:
         chosen = candidates[int(place * len(candidates))]
         rest = [pieces for number, pieces in enumerate(sentences) if number != chosen or left_in < _LEFT_IN]
         return [(sentences[chosen], True), (list(chain.from_iterable(rest)), True)]
-
-
-def split_title(title: str, text: str) -> tuple[str, str]:
-    """Title and body: a title with nothing below it is none, and a body does not begin with it."""
-    title, text = title.strip(), text.strip()
-    body = text.removeprefix(title).lstrip(" \t\r\n.:-\u2013\u2014") if title else text
-    return (title, body) if title and body else ("", text or title)
 
 
 def document_id(title: str, text: str) -> int:

@@ -18,8 +18,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any
 
-from sentence_transformers_mirror.documents import has_headings, read_sections
 from sentence_transformers_mirror.printable import printable
+from sentence_transformers_mirror.texts.documents import has_headings, read_sections
 
 _CELLS = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = {".jsonl", ".ndjson", ".jsonlines"}

@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
-from sentence_transformers_mirror.document_views import DocumentViews
 from sentence_transformers_mirror.scalars import plain
+from sentence_transformers_mirror.training.document_views import DocumentViews
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
-from sentence_transformers_mirror import sentences
-from sentence_transformers_mirror.files import (
+from sentence_transformers_mirror.printable import printable
+from sentence_transformers_mirror.scalars import whole_number
+from sentence_transformers_mirror.texts import sentences
+from sentence_transformers_mirror.texts.files import (
     column_names,
     is_table,
     read_rows,
@@ -24,8 +26,6 @@ from sentence_transformers_mirror.files import (
     string_columns,
     text_column,
 )
-from sentence_transformers_mirror.printable import printable
-from sentence_transformers_mirror.scalars import whole_number
 
 _CHUNK = 10_000  # texts at a time as strings of Python
 

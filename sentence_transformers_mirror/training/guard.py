@@ -15,17 +15,17 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from sentence_transformers_mirror.document_views import split_title
-from sentence_transformers_mirror.evidence import Evidence, Measurement, Parts, judge, measure, split_parts
-from sentence_transformers_mirror.ranking import look_alikes
-from sentence_transformers_mirror.sentences import split_sentences
+from sentence_transformers_mirror.evidence.parts import Parts, split_parts
+from sentence_transformers_mirror.evidence.verdict import Evidence, Measurement, judge, measure
+from sentence_transformers_mirror.texts.sentences import split_sentences
+from sentence_transformers_mirror.texts.titles import split_title
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sentence_transformers import SentenceTransformer
 
-    from sentence_transformers_mirror.recipes import Recipe
+    from sentence_transformers_mirror.training.recipes import Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +140,6 @@ class Guard(TrainerCallback):
         prompt: str | None = None,
     ) -> None:
         self.model, self.parts, self.autocast, self.prompt = model, parts, autocast, prompt
-        self.rivals = look_alikes(parts.passages)
         self.before: Measurement
         self.best: Candidate | None = None
         self.seconds = 0.0  # that measuring took
@@ -176,7 +175,7 @@ class Guard(TrainerCallback):
             self.model.load_state_dict({name: _mean(tensor, original[name]) for name, tensor in best.weights.items()})
             self._look(best.step, averaged=True)
         best = self.best
-        evidence = judge(self.before, best.measurement, self.parts, self.rivals, seed=seed)
+        evidence = judge(self.before, best.measurement, self.parts, seed=seed)
         if evidence.verdict == "worse" and not keep_worse:
             logger.warning(
                 f"Tuning made the model worse on {evidence.documents} texts held out (mean reciprocal rank "
@@ -205,7 +204,7 @@ class Guard(TrainerCallback):
         start = time.perf_counter()
         modes = [(module, module.training) for module in self.model.modules()]
         with self.autocast():
-            measurement = measure(self.model, self.parts, self.rivals, prompt=self.prompt)
+            measurement = measure(self.model, self.parts, prompt=self.prompt)
         for module, mode in modes:  # encode leaves the model in evaluation mode
             module.training = mode
         self.seconds += time.perf_counter() - start

@@ -13,12 +13,12 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from sentence_transformers_mirror import _host
-from sentence_transformers_mirror.chunked import chunked_nt_xent
-from sentence_transformers_mirror.dropout import dropout_state
 from sentence_transformers_mirror.fast_cpu import fast_on_cpu
-from sentence_transformers_mirror.loss import MirrorLoss
-from sentence_transformers_mirror.packing import Packed, pack
-from sentence_transformers_mirror.views import TokenSpanMask
+from sentence_transformers_mirror.training.chunked import chunked_nt_xent
+from sentence_transformers_mirror.training.dropout import dropout_state
+from sentence_transformers_mirror.training.loss import MirrorLoss
+from sentence_transformers_mirror.training.packing import Packed, pack
+from sentence_transformers_mirror.training.views import TokenSpanMask
 
 
 class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):

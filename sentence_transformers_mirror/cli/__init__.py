@@ -1,0 +1,8 @@
+"""The command line: a module a verb, its arguments and its run together."""
+
+from __future__ import annotations
+
+from sentence_transformers_mirror.cli.main import main
+from sentence_transformers_mirror.cli.messages import BROKEN_INDEX, INTERRUPTED, NO_HITS, UNEXPECTED, USAGE
+
+__all__ = ["BROKEN_INDEX", "INTERRUPTED", "NO_HITS", "UNEXPECTED", "USAGE", "main"]

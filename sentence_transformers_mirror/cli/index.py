@@ -1,0 +1,63 @@
+"""``st-mirror index``: index the texts of a file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sentence_transformers_mirror.cli.arguments import add_entries, add_index_verb
+from sentence_transformers_mirror.cli.messages import quiet, tell, tell_skipped
+
+_KINDS = ["auto", "flat", "hnsw", "ivf-flat", "ivf-sq8", "ivf-pq"]
+
+
+def add_parser(verbs: argparse._SubParsersAction) -> None:
+    parser = add_index_verb(verbs, "index", run, "index the texts of a file")
+    add_entries(parser)
+    parser.add_argument("--model", required=True, help="folder, or name in the Hugging Face hub")
+    parser.add_argument("--output", required=True, metavar="DIR", help="where to write the index")
+    parser.add_argument("--force", action="store_true", help="replace an index that is in --output")
+    parser.add_argument(
+        "--kind", default="auto", help="auto, flat, hnsw, ivf-flat, ivf-sq8, ivf-pq or a factory string of FAISS"
+    )
+    parser.add_argument("--dimensions", type=int, metavar="N", help="keep N dimensions of a Matryoshka model")
+    parser.add_argument("--language", help="stem words for a search by words, such as english (default: as they are)")
+    parser.add_argument("--passages", type=int, metavar="N", help="cut texts into passages of at most N tokens")
+
+
+def run(args: argparse.Namespace) -> int:
+    from sentence_transformers_mirror.search import SearchIndex, store
+    from sentence_transformers_mirror.search.entries import columns
+
+    _check_kind(args.kind)
+    if args.dimensions is not None and args.dimensions < 1:
+        raise ValueError(f"--dimensions must be at least 1, not {args.dimensions}.")
+    store.refuse_taken(args.output, args.force)
+    if Path(args.output).exists() and not Path(args.output).is_dir():
+        raise OSError(f"The index could not be saved in {args.output}: it is a file; name a folder.")
+    skipped: list[str] = []
+    texts, ids, metadata = columns(Path(args.texts), args.column, args.ids, args.metadata, skipped)
+    quiet()
+    index = SearchIndex.build(
+        args.model,
+        texts,
+        ids=ids,
+        metadata=metadata,
+        kind=args.kind,
+        dimensions=args.dimensions,
+        language=args.language,
+        passages=args.passages,
+        path=args.output,
+        overwrite=args.force,
+    )
+    tell(args, {**index.facts(), "skipped": len(skipped)}, f"{index.describe()}\nsaved to {args.output}")
+    tell_skipped(skipped)
+    return 0
+
+
+def _check_kind(kind: str) -> None:
+    """Complain about what FAISS cannot read; whether it suits the texts is seen when they are there."""
+    if kind not in _KINDS:
+        from sentence_transformers_mirror.search import ann
+
+        ann.check_factory(kind)

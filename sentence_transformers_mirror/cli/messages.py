@@ -1,0 +1,74 @@
+"""What the command line says: in words of the shell, one line a complaint, and nothing of other libraries."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import re
+import sys
+
+from sentence_transformers_mirror.printable import printable
+
+NO_HITS, USAGE, BROKEN_INDEX, UNEXPECTED, INTERRUPTED = 1, 2, 3, 70, 130  # exit codes
+
+# What the package calls its arguments, as the shell does.
+_FLAGS = {
+    r"\bcolumn=": "--column",
+    r"\boverwrite=True": "--force",
+    r"\bkeep_worse=True": "--keep-worse",
+    r"\bguard=True": "--guard",
+    r"\bguard=None": "no --guard",
+    r"\bPass max_texts\b": "Pass --max-texts",
+    r"\bmax_texts\b": "--max-texts",
+    r"\bsplit_sentences=True": "--split-sentences",
+    r"\braise max_length\b": "pass --set max_length=N",
+    r"pass SearchIndex\.load\(path, model=\.\.\.\)": "pass --model",
+    r"load it without a model, call rebuild\(model\), and save it": "index the texts again",
+    r"\bpass dataset\[column\]": "name it with --column",
+    r"\bdimensions must be\b": "--dimensions must be",
+    r"\btop_k\b": "--top-k",
+    r"\bmode='(\w+)'": r"--mode \1",
+    r"\bbuild with passages=": "build with --passages ",
+    r"\bpassages is the number\b": "--passages is the number",
+    r"\bcandidates must be\b": "--candidates must be",
+    r"\bweight (says|is the share)\b": r"--weight \1",
+}
+
+
+def in_flags(message: str) -> str:
+    for argument, flag in _FLAGS.items():
+        message = re.sub(argument, flag, message)
+    return message
+
+
+def complain(message: str) -> None:
+    if sys.stderr is not None:
+        print(f"st-mirror: {printable(' '.join(message.split()))}", file=sys.stderr)
+
+
+class Printable(logging.Formatter):
+    """What is logged may quote data."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(printable, in_flags(super().format(record)).splitlines()))
+
+
+def tell_skipped(skipped: list[str]) -> None:
+    if skipped:
+        complain(f"{len(skipped):,} rows have no text and are left out, first {skipped[0]}")
+
+
+def tell(args: argparse.Namespace, facts: dict, words: str) -> None:
+    print(json.dumps(facts) if args.json or not sys.stdout.isatty() else "\n".join(map(printable, words.splitlines())))
+
+
+def quiet() -> None:
+    """Silence what other libraries report about every model they load, but keep their errors and the hub's bars."""
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
+    datasets.disable_progress_bars()

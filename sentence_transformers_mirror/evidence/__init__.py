@@ -1,0 +1,1 @@
+"""Evidence: is a model better, with labels and without?"""

@@ -1,0 +1,1 @@
+"""Training: the loss, the views of a text, the recipes, and tuning with a guard."""
