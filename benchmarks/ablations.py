@@ -54,29 +54,30 @@ class SameDropout(MirrorLoss):
     """Both views of a text lose the same activations: only the mask tells them apart."""
 
     def forward(self, sentence_features, labels=None):
-        columns, _, ids = self._columns(sentence_features)
+        batch = self.batch(sentence_features)
         state = torch.get_rng_state()
         embeddings = []
-        for features in columns:
+        for features in batch.columns:
             torch.set_rng_state(state)
             embeddings.append(self.model(features)["sentence_embedding"])
-        return nt_xent(temperature=self.temperature, **self._gathered(embeddings, ids))
+        return nt_xent(temperature=self.temperature, **self.gathered(embeddings, batch))
 
 
 class NoiseNegatives(MirrorLoss):
     """Gaussian vectors as further negatives, as many as texts (GS-InfoNCE, arXiv 2109.04321)."""
 
-    def _gathered(self, embeddings, ids, labels=None):
-        return super()._gathered([*embeddings, torch.randn_like(embeddings[0].float())], [])
+    def gathered(self, embeddings, batch):
+        plain = replace(batch, row_ids=[], negative_ids=[])
+        return super().gathered([*embeddings, torch.randn_like(embeddings[0].float())], plain)
 
 
 class MixedNegatives(MirrorLoss):
     """A fifth of each positive mixed into another text's, as a further, harder negative (MixCSE, arXiv 2204.03955)."""
 
-    def _gathered(self, embeddings, ids, labels=None):
+    def gathered(self, embeddings, batch):
         positives = F.normalize(embeddings[1].detach().float(), dim=-1)
         mixed = 0.2 * positives + 0.8 * positives.roll(1, 0)
-        return super()._gathered([*embeddings, mixed], [])
+        return super().gathered([*embeddings, mixed], replace(batch, row_ids=[], negative_ids=[]))
 
 
 def repeat_words(text: str) -> str:

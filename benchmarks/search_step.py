@@ -18,7 +18,7 @@ from sentence_transformers import SentenceTransformer
 
 from sentence_transformers_mirror import RECIPES, MirrorLoss, embedded_model_path
 from sentence_transformers_mirror._host import has_native_bf16
-from sentence_transformers_mirror.training.tuning import give_memory_back
+from sentence_transformers_mirror.training.trainer import give_memory_back
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ from sts import SETS, scores
 from sentence_transformers_mirror import RECIPES, DocumentViews, Recipe, mirror_tune
 from sentence_transformers_mirror.embedding import embed
 from sentence_transformers_mirror.evidence.ranking import reciprocal_ranks
-from sentence_transformers_mirror.training import tuning
+from sentence_transformers_mirror.training import trainer
 from sentence_transformers_mirror.training.recipes import learning_rate_for
 
 LIBRARIES = ["sklearn"]
@@ -89,7 +89,7 @@ def rarity(documents: list[str]) -> tuple[tuple[str, float], ...]:
     return tuple((word, math.log(len(documents) / count)) for word, count in counts.items())
 
 
-class Clustered(tuning._Shuffled):
+class Clustered(trainer.Shuffled):
     """After the first fifth of the documents every other batch is of one cluster of like documents."""
 
     clusters: np.ndarray
@@ -114,11 +114,11 @@ def clustered(documents: list[str]) -> Iterator[None]:
     vectors = normalize(TruncatedSVD(64, random_state=0).fit_transform(found))
     groups = max(2, len(documents) // (4 * SEARCH.batch_size))
     Clustered.clusters = MiniBatchKMeans(groups, random_state=0, n_init=1).fit_predict(vectors)
-    plain, tuning._Shuffled = tuning._Shuffled, Clustered
+    plain, trainer.Shuffled = trainer.Shuffled, Clustered
     try:
         yield
     finally:
-        tuning._Shuffled = plain
+        trainer.Shuffled = plain
 
 
 VARIANTS: dict[str, dict[str, object]] = {

@@ -27,20 +27,20 @@ from tuning_speed import random_model
 
 from sentence_transformers_mirror import TokenSpanMask, mirror_tune
 from sentence_transformers_mirror._host import has_native_bf16
-from sentence_transformers_mirror.training import loss, packing, tuning
+from sentence_transformers_mirror.training import loss, packing, trainer
 
 SKIPPED = 2  # steps that are still allocating
 # What is timed: a name, whose attribute, and the attribute.
 PARTS = [
-    ("tokenise", tuning._Collator, "__call__"),
+    ("tokenise", trainer.Collator, "__call__"),
     ("mask", TokenSpanMask, "forward"),
     ("pack", packing, "pack"),
     ("forward", SentenceTransformer, "forward"),
     ("loss", loss, "nt_xent"),
-    ("compute_loss", tuning._MirrorTrainer, "compute_loss"),
-    ("training_step", tuning._MirrorTrainer, "training_step"),
+    ("compute_loss", trainer.MirrorTrainer, "compute_loss"),
+    ("training_step", trainer.MirrorTrainer, "training_step"),
     ("optimiser", torch.optim.AdamW, "step"),
-    ("progress", tuning._Progress, "on_step_end"),
+    ("progress", trainer.Progress, "on_step_end"),
 ]
 
 

@@ -35,7 +35,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 from sentence_transformers_mirror import CharSpanMask, MirrorLoss, embedded_model_path, nt_xent
 from sentence_transformers_mirror._host import has_native_bf16
 from sentence_transformers_mirror.training import packing as packing_module
-from sentence_transformers_mirror.training.tuning import give_memory_back
+from sentence_transformers_mirror.training.trainer import give_memory_back
 
 MAX_LENGTH = 50
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run `__getattr_
     from sentence_transformers_mirror.training.cached_loss import CachedMirrorLoss
     from sentence_transformers_mirror.training.document_views import DocumentViews
     from sentence_transformers_mirror.training.dropout import drophead, dropout_rate
-    from sentence_transformers_mirror.training.loss import MirrorLoss, nt_xent
+    from sentence_transformers_mirror.training.loss import MirrorLoss
+    from sentence_transformers_mirror.training.nt_xent import nt_xent
     from sentence_transformers_mirror.training.recipes import RECIPES, Recipe
     from sentence_transformers_mirror.training.tuning import TuningResult, mirror_tune
     from sentence_transformers_mirror.training.views import CharSpanMask, TokenSpanMask, two_views
@@ -41,7 +42,7 @@ _HOMES = {
     "evaluate": "evidence.evaluation",
     "load_corpus": "texts.corpus",
     "mirror_tune": "training.tuning",
-    "nt_xent": "training.loss",
+    "nt_xent": "training.nt_xent",
     "two_views": "training.views",
 }
 

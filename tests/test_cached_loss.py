@@ -10,14 +10,14 @@ from test_loss import assert_same, gradients_of, loss_and_gradients
 
 from sentence_transformers_mirror import CachedMirrorLoss, MirrorLoss, drophead, dropout_rate, nt_xent
 from sentence_transformers_mirror.fast_cpu import fast_on_cpu
-from sentence_transformers_mirror.training import chunked
+from sentence_transformers_mirror.training import nt_xent as of_nt_xent
 from sentence_transformers_mirror.training.packing import pack
 
 
 @pytest.fixture(autouse=True)
 def several_chunks(monkeypatch):
     """Similarities of a few anchors at a time, as in batches of thousands."""
-    monkeypatch.setattr(chunked, "_CHUNK", 5)
+    monkeypatch.setattr(of_nt_xent, "_CHUNK", 5)
 
 
 def seeded(loss, columns):
@@ -35,7 +35,7 @@ def test_chunks_equal_the_whole(anchors, further):
         options["row_ids"] = torch.stack([options["row_ids"], torch.arange(20, 32)], dim=1)
         options["negative_ids"] = torch.tensor([5, 21, 40, 41, 42, 43, 44])
     results = []
-    for function in (nt_xent, chunked.chunked_nt_xent):
+    for function in (nt_xent, of_nt_xent.chunked_nt_xent):
         leaves = [tensor.clone().requires_grad_() for tensor in tensors]
         negatives = {"negatives": leaves[2]} if further else {}
         value = function(*leaves[:2], **negatives, **options)
@@ -71,12 +71,12 @@ def test_the_second_pass_repeats_the_dropout_of_the_first(tiny_model, texts, con
         hook.remove()
         tiny_model.zero_grad()
         torch.manual_seed(3)
-        columns, layout, ids = loss._columns([features])
-        packed = pack(columns, loss._mini_batches, layout)
+        batch = loss.batch([features])
+        packed = pack(batch.columns, loss._mini_batches, batch.layout)
         with fast_on_cpu(tiny_model):
             first_pass = parts[: len(packed.parts)]
             a, b = packed.unpack([tiny_model(part)["sentence_embedding"] for part in first_pass])
-        value = nt_xent(a, b, 0.04, row_ids=torch.stack(ids, dim=1))
+        value = nt_xent(a, b, 0.04, row_ids=torch.stack(batch.row_ids, dim=1))
         value.backward()
     assert_same(cached, (value.detach(), gradients_of(tiny_model)))
 

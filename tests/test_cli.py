@@ -110,7 +110,7 @@ def test_tune_for_people(files, capfd):
     assert main([*argv, "--set", "epochs=2"]) == 0
     out, _ = capfd.readouterr()
     assert "Tuned 4 steps" in out
-    assert "16 of 18 (left out: 1 empty, 1 duplicate)" in out
+    assert "16 (left out: 1 empty, 1 duplicate)" in out and "16 of 18 rows" in out
     assert str(folder / "tuned") in out
     # The next line to paste does what it says.
     code = out.split("Use it:\n")[1].replace("  ", "")

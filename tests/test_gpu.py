@@ -28,8 +28,8 @@ from sentence_transformers_mirror import (
     nt_xent,
 )
 from sentence_transformers_mirror.embedding import embed
-from sentence_transformers_mirror.training.chunked import chunked_nt_xent
 from sentence_transformers_mirror.training.loss import LAYOUT
+from sentence_transformers_mirror.training.nt_xent import chunked_nt_xent
 
 DEVICE = os.environ.get("ST_MIRROR_GPU_TESTS", "cuda")
 ON_GPU = DEVICE == "cuda"

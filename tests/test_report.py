@@ -9,7 +9,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from sentence_transformers_mirror.cli import main
-from sentence_transformers_mirror.training.tuning import HISTORY
+from sentence_transformers_mirror.training.result import HISTORY
 
 pytest.importorskip("matplotlib", reason='needs pip install "sentence-transformers-mirror[plot]"')
 from sentence_transformers_mirror.evidence.report import _sentence, write_report  # noqa: E402

@@ -35,10 +35,10 @@ from sentence_transformers_mirror import (
     mirror_tune,
     two_views,
 )
-from sentence_transformers_mirror.training import tuning
+from sentence_transformers_mirror.training import trainer as of_trainer
 from sentence_transformers_mirror.training.loss import LAYOUT
 from sentence_transformers_mirror.training.recipes import learning_rate_for
-from sentence_transformers_mirror.training.tuning import _Shuffled
+from sentence_transformers_mirror.training.trainer import Shuffled
 
 FAST = {"batch_size": 4, "learning_rate": 1e-3}
 
@@ -79,9 +79,9 @@ def test_tunes_in_place_and_reports(tiny_model, texts, in_an_empty_folder):
 
 def test_the_loss_is_told_the_lengths_of_rows(tiny_model, texts, monkeypatch):
     seen = []
-    columns = MirrorLoss._columns
+    batch = MirrorLoss.batch
     monkeypatch.setattr(
-        MirrorLoss, "_columns", lambda self, features: seen.extend(features) or columns(self, features)
+        MirrorLoss, "batch", lambda self, features, labels: seen.extend(features) or batch(self, features, labels)
     )
     mirror_tune(tiny_model, texts, **FAST)
     assert len(seen) == len(texts) // 4
@@ -325,7 +325,7 @@ def test_no_text_of_the_corpus_is_saved(make_model, tmp_path):
 
 def test_memory_is_given_back_before_and_every_fifty_steps(tiny_model, texts, monkeypatch):
     calls = []
-    monkeypatch.setattr(tuning, "give_memory_back", lambda: calls.append(1))
+    monkeypatch.setattr(of_trainer, "give_memory_back", lambda: calls.append(1))
     result = mirror_tune(tiny_model, texts, batch_size=8, epochs=52)
     assert result.steps == len(result.losses) == 104 and len(calls) == 3
 
@@ -569,14 +569,14 @@ def test_every_public_name_is_there():
 
 def test_tuning_takes_its_own_order(tiny_model, texts, monkeypatch):
     orders = []
-    monkeypatch.setattr(_Shuffled, "__iter__", lambda self: orders.append(len(self)) or iter(range(len(self))))
+    monkeypatch.setattr(Shuffled, "__iter__", lambda self: orders.append(len(self)) or iter(range(len(self))))
     mirror_tune(tiny_model, texts, **FAST, epochs=2)
     assert orders == [len(texts)] * 2
 
 
 def test_the_order_of_rows_is_not_held_in_memory():
     rows = 200_000
-    shuffled = _Shuffled(rows, torch.Generator().manual_seed(3))
+    shuffled = Shuffled(rows, torch.Generator().manual_seed(3))
     tracemalloc.start()
     first = array("q", shuffled)
     peak = tracemalloc.get_traced_memory()[1]

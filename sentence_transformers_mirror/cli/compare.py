@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         found = compare(args.before, args.after, texts, structure=args.structure, seed=args.seed)
     else:
         from sentence_transformers_mirror.evidence.report import write_report
-        from sentence_transformers_mirror.training.tuning import HISTORY
+        from sentence_transformers_mirror.training.result import HISTORY
 
         history = Path(args.after, HISTORY)
         losses = _losses(history) if history.is_file() else []
@@ -68,13 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(asdict(found)))
         return 0
-    print(
-        f"{found.verdict}: mean reciprocal rank {found.difference:+.3f} (95% interval {found.low:+.3f} to "
-        f"{found.high:+.3f})\n{found.pairs:,} pairs of {found.documents:,} texts: {found.structure}\n\n"
-        f"{'':15}everywhere   among look-alikes"
-    )
-    for name, numbers in (("before", found.before), ("after", found.after), ("words (TF-IDF)", found.words)):
-        print(f"{name:15}{numbers['everywhere']:10.3f}{numbers['among look-alikes']:20.3f}")
+    print(found.summary())
     if args.output is not None:
         print(f"\nreport: {args.output}")
     return 0

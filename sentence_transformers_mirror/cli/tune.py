@@ -5,15 +5,11 @@ from __future__ import annotations
 import argparse
 import ast
 import json
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 from sentence_transformers_mirror.cli.arguments import add_seed, add_verb, check_texts
 from sentence_transformers_mirror.cli.messages import INTERRUPTED, quiet
 from sentence_transformers_mirror.training.recipes import RECIPES, resolve
-
-if TYPE_CHECKING:
-    from sentence_transformers_mirror.training.tuning import TuningResult
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -86,35 +82,16 @@ def run(args: argparse.Namespace) -> int:
         split_sentences=args.split_sentences,
     )
     if args.json:
-        print(json.dumps({**asdict(result), "dropped": report.dropped, "read": report.read, "model": args.output}))
+        print(json.dumps({**result.as_dict(), "dropped": report.dropped, "read": report.read, "model": args.output}))
     else:
-        left_out = ", ".join(f"{count:,} {reason}" for reason, count in report.dropped.items()) or "none"
         print(
-            f"{'Stopped by Ctrl-C after' if result.interrupted else 'Tuned'} {result.steps} steps in "
-            f"{result.seconds:.0f} s ({result.precision}, recipe {args.recipe})\n"
-            f"  loss       {_first_to_last(result.losses)}\n"
-            f"  texts      {report.kept:,} of {report.read:,} (left out: {left_out})\n"
-            f"  truncated  {result.truncated:.1%} of the texts are longer than {result.recipe.max_length} tokens\n"
-            f"  guard      {_guarded(result)}\n"
+            f"{replace(result, dropped=report.dropped).summary()}\n"
+            f"  recipe     {args.recipe}, on {report.kept:,} of {report.read:,} rows\n"
             f"  saved to   {args.output}\n\n"
             f"Use it:\n  from sentence_transformers import SentenceTransformer\n"
             f"  model = SentenceTransformer({args.output!r})"
         )
     return INTERRUPTED if result.interrupted else 0
-
-
-def _guarded(result: TuningResult) -> str:
-    found = result.evidence
-    if found is None:
-        return "none (the texts are single sentences, or fewer than 500 to 700)" if result.steps else "none"
-    averaged = ", averaged with the original ones," if result.averaged else ""
-    kept = f"the weights of step {result.kept_step}{averaged} are kept"
-    if not result.kept_step:
-        kept = "the original weights are back"
-    return (
-        f"{found.verdict} on {found.documents} texts set aside: mean reciprocal rank {found.difference:+.3f} "
-        f"({found.low:+.3f} to {found.high:+.3f}); {kept}; measuring took {result.guard_seconds:.0f} s"
-    )
 
 
 def _override(text: str) -> tuple[str, object]:
@@ -123,11 +100,3 @@ def _override(text: str) -> tuple[str, object]:
         return name.strip(), ast.literal_eval(value.strip())
     except (ValueError, SyntaxError):
         raise ValueError(f"--set takes NAME=VALUE with a number, True, False or None, not {text!r}.") from None
-
-
-def _first_to_last(losses: list[float]) -> str:
-    """Of ten steps each, or the half of a shorter run: single steps are noisy."""
-    span = max(1, min(10, len(losses) // 2))
-    if not losses:
-        return "none"
-    return f"{sum(losses[:span]) / span:.3f} -> {sum(losses[-span:]) / span:.3f} (first and last {span} steps)"

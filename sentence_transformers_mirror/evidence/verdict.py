@@ -8,6 +8,7 @@ known to follow the quality on users' tasks (EvalRank, arXiv 2203.02679).
 
 from __future__ import annotations
 
+import html
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -93,6 +94,22 @@ class Evidence:
     structure: str
     least_gain: float
     least_loss: float
+
+    def summary(self) -> str:
+        """A few lines that say what was found."""
+        lines = [
+            f"{self.verdict}: mean reciprocal rank {self.difference:+.3f} (95% interval {self.low:+.3f} to "
+            f"{self.high:+.3f})",
+            f"{self.pairs:,} pairs of {self.documents:,} texts: {self.structure}",
+            "",
+            f"{'':15}everywhere   among look-alikes",
+        ]
+        for name, ranks in (("before", self.before), ("after", self.after), ("words (TF-IDF)", self.words)):
+            lines.append(f"{name:15}{ranks['everywhere']:10.3f}{ranks['among look-alikes']:20.3f}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self.summary())}</pre>"
 
 
 def compare(

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from sentence_transformers_mirror import _host
 from sentence_transformers_mirror.fast_cpu import fast_on_cpu
-from sentence_transformers_mirror.training.chunked import chunked_nt_xent
 from sentence_transformers_mirror.training.dropout import dropout_state
-from sentence_transformers_mirror.training.loss import MirrorLoss
+from sentence_transformers_mirror.training.loss import Batch, MirrorLoss
+from sentence_transformers_mirror.training.nt_xent import chunked_nt_xent
 from sentence_transformers_mirror.training.packing import Packed, pack
 from sentence_transformers_mirror.training.views import TokenSpanMask
 
@@ -106,10 +106,10 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
         self.show_progress_bar = show_progress_bar
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
-        columns, layout, ids = self._columns(sentence_features)
-        packed = pack(columns, self._mini_batches, layout)
+        batch = self.batch(sentence_features, labels)
+        packed = pack(batch.columns, self._mini_batches, batch.layout)
         # The host hands what it calls labels through to calculate_loss; kept there, two steps cannot mix.
-        return self.forward_cached(packed.parts, _Step(packed, ids, labels))
+        return self.forward_cached(packed.parts, _Step(packed, batch))
 
     def _mini_batches(self, lengths: np.ndarray) -> list[np.ndarray]:
         """Rows of like length together; as many mini-batches for any lengths, as DDP needs."""
@@ -118,7 +118,7 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
 
     def calculate_loss(self, reps: list[list[Tensor]], labels: _Step, *, with_backward: bool = False) -> Tensor:
         embeddings = labels.packed.unpack([torch.cat(part) for part in reps])
-        loss = chunked_nt_xent(temperature=self.temperature, **self._gathered(embeddings, labels.ids, labels.labels))
+        loss = chunked_nt_xent(temperature=self.temperature, **self.gathered(embeddings, labels.batch))
         if with_backward:
             loss.backward()
         return loss
@@ -160,8 +160,7 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
 @dataclass(frozen=True)
 class _Step:
     packed: Packed
-    ids: list[Tensor]
-    labels: Tensor | None
+    batch: Batch
 
 
 @dataclass(frozen=True)

@@ -35,15 +35,16 @@ class DocumentViews:
     Of each document, whenever it is read, one of these at random:
 
     - its title and a crop of 30 to 90% of its body, where it has a title, in a share ``titles`` of cases;
-    - a sentence and the rest of a window of 192 words, in a share ``sentences`` of the others that have two sentences;
+    - a sentence and the rest of a window of 192 words, in a share ``sentences`` of the others, where there are three;
     - two crops of the window, drawn independently: of 5 to 50% and at most 24 words, and of 30 to 90%; both of at
       least 4 words;
     - the window itself, twice, where it has fewer than 8 words: dropout alone then tells the two views apart.
 
     The sentence is never the first of its document: a first sentence against the rest is what the guard of
-    `mirror_tune` and `compare` judge by, and a judge must not ask what was taught. Crops lie inside one document, and
-    the two of a pair begin or end at different words. Of all but titles and the window itself each word is left out
-    with a probability, but never all. A longer document shows another window each time. Random numbers come from
+    `mirror_tune` and `compare` judge by, and a judge must not ask what was taught; so a window of two sentences has no
+    such pair either. Crops lie inside one document; the two of a pair begin or end at different words, and share a
+    word where they make up the window. Of all but titles and the window itself each word is left out with a
+    probability, but never all. A longer document shows another window each time. Random numbers come from
     torch's default generator, which DataLoader workers seed for each worker and epoch. The transform can be pickled.
 
     Args:
@@ -122,15 +123,20 @@ class DocumentViews:
         if anchor == positive:  # moved by a word, for which there is room
             begin, end = positive
             positive = (begin + 1, end + 1) if end < len(window) else (begin - 1, end - 1)
+        # Crops that make up the window could be its first sentence and the rest, which judges ask: they share a word.
+        if (*anchor, *positive) == (0, positive[0], anchor[1], len(window)):
+            positive = (positive[0] - 1, positive[1])
+        elif (*positive, *anchor) == (0, anchor[0], positive[1], len(window)):
+            positive = (positive[0], positive[1] + 1)
         return [(window[begin:end], True) for begin, end in (anchor, positive)]
 
     def _sentence_and_rest(self, text: str, place: float, left_in: float) -> list[tuple[list[str], bool]]:
-        """Pieces of a sentence, not the first, and of the text around it; none where there is no such sentence."""
+        """Pieces of a sentence, not the first, and of the text around it; none where there are not three."""
         from sentencex import segment
 
         sentences = [_PIECE.findall(sentence) for sentence in segment(self.language, text)]
         candidates = [number for number, pieces in enumerate(sentences) if number and len(pieces) >= _LEAST]
-        if not candidates:
+        if not candidates or len(sentences) < 3:  # the first against the rest, backwards
             return []
         chosen = candidates[int(place * len(candidates))]
         rest = [pieces for number, pieces in enumerate(sentences) if number != chosen or left_in < _LEFT_IN]

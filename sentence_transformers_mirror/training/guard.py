@@ -118,6 +118,23 @@ class Candidate:
     weights: dict[str, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Guarded:
+    """What the guard found and did.
+
+    Attributes:
+        evidence: On the weights that it liked best.
+        kept_step: The step whose weights the model has; 0 are the original ones, given back because these were worse.
+        averaged: Whether the model has the mean of that step's and the original weights, because it was better.
+        seconds: Time that measuring took.
+    """
+
+    evidence: Evidence
+    kept_step: int
+    averaged: bool
+    seconds: float
+
+
 class Guard(TrainerCallback):
     """Measures the model before, on the way and at the end, and keeps the best weights.
 
@@ -154,9 +171,7 @@ class Guard(TrainerCallback):
         if state.global_step in self._steps:
             self._look(state.global_step)
 
-    def finish(
-        self, step: int, original: dict[str, torch.Tensor], keep_worse: bool, seed: int
-    ) -> tuple[Evidence, Candidate | None]:
+    def finish(self, step: int, original: dict[str, torch.Tensor], keep_worse: bool, seed: int) -> Guarded:
         """Leave the model with the best weights, or the original ones if the best are worse.
 
         Args:
@@ -166,7 +181,7 @@ class Guard(TrainerCallback):
             seed: Of the bootstrap.
 
         Returns:
-            The evidence on the best, and these; None if they were worse and the model has its original weights.
+            What was found on the best, and which weights the model has now.
         """
         if self._measured != step:  # Ctrl-C
             self._look(step)
@@ -183,9 +198,9 @@ class Guard(TrainerCallback):
                 "original weights back. Try a lower learning rate, or keep_worse=True."
             )
             self.model.load_state_dict(original)
-            return evidence, None
+            return Guarded(evidence, 0, False, self.seconds)
         self.model.load_state_dict(best.weights)
-        return evidence, best
+        return Guarded(evidence, best.step, best.averaged, self.seconds)
 
     def _look(self, step: int, averaged: bool = False) -> None:
         try:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Router
 from sentence_transformers.util import all_gather, all_gather_with_grad, get_rank
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sentence_transformers_mirror import _host
 from sentence_transformers_mirror.fast_cpu import fast_on_cpu
 from sentence_transformers_mirror.training.dropout import has_dropout
+from sentence_transformers_mirror.training.nt_xent import nt_xent
 from sentence_transformers_mirror.training.packing import embed_packed
 from sentence_transformers_mirror.training.views import TokenSpanMask
 
@@ -23,84 +24,22 @@ from sentence_transformers_mirror.training.views import TokenSpanMask
 LAYOUT = "layout"
 
 
-def nt_xent(
-    a: Tensor,
-    b: Tensor,
-    temperature: float,
-    *,
-    row_ids: Tensor | None = None,
-    negatives: Tensor | None = None,
-    negative_ids: Tensor | None = None,
-    anchors: slice = slice(None),
-) -> Tensor:
-    """Symmetric NT-Xent: each of the 2N views is an anchor, its other view the positive, all others negatives.
-
-    The mean over anchors of the cross-entropy of the positive among 2N-1 candidates (plus the negatives) by cosine
-    similarity over temperature. The positive is in the denominator, as in the code that the Mirror-BERT paper
-    (arXiv 2104.08027, section 2.2) released and unlike its equation 1. Similarities are computed in at least float32,
-    outside autocast: at temperature 0.04 the rounding of bfloat16 would move a logit by 0.05.
+@dataclass(frozen=True)
+class Batch:
+    """What a step embeds and compares.
 
     Args:
-        a: First views, shape (N, dim).
-        b: Second views, shape (N, dim); row i belongs to row i of ``a``.
-        temperature: Divides the cosine similarities; above 0.
-        row_ids: What the rows are, integers of shape (N,) or (N, m). Rows that share any id are the same text and
-            no negatives of each other.
-        negatives: Further negatives of every anchor, shape (M, dim).
-        negative_ids: What the negatives are, shape (M,); one that shares an id with a row is left out for it.
-        anchors: The rows whose two views are anchors; all by default. The mean over equal, disjoint slices is the
-            whole loss, which is how work is divided over devices.
-
-    Returns:
-        A scalar; 0 for a single row without negatives.
-
-    Raises:
-        ValueError: If the temperature is not above 0.
+        columns: Features of the anchors, of the positives, and of further negatives, ``input_ids`` of shape (rows,
+            tokens) among them.
+        layout: Attention mask of each column, on the host where a collator left it there.
+        row_ids: Hashes of shape (rows,), of 64 bits; rows that share one of them are no negatives of each other.
+        negative_ids: Hashes of the further negatives, one tensor a column.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, not {temperature}; the paper uses 0.04 for sentences.")
-    with torch.autocast(a.device.type, enabled=False):
-        candidates = normalized(a, b, negatives)
-        itself, positive, excluded = compared(candidates, len(a), anchors, row_ids, negative_ids)
-        logits = candidates[itself] @ candidates.T / temperature
-        return F.cross_entropy(logits.masked_fill(excluded, -torch.inf), positive)
 
-
-def normalized(a: Tensor, b: Tensor, negatives: Tensor | None) -> Tensor:
-    """All candidates of :func:`nt_xent` at unit length and in at least float32: (2N or 2N + M, dim)."""
-    candidates = torch.cat([a, b] if negatives is None else [a, b, negatives])
-    return F.normalize(candidates.to(torch.promote_types(a.dtype, torch.float32)), dim=-1)
-
-
-def compared(
-    candidates: Tensor, rows: int, anchors: slice, row_ids: Tensor | None, negative_ids: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What the anchors of :func:`nt_xent`, the n rows of a slice, are compared with.
-
-    Returns:
-        Where each of the 2n views and its positive are among the candidates, shape (2n,), and which candidates do not
-        count for it: itself and other rows of the same text, a boolean (2n, candidates).
-    """
-    index = torch.arange(rows, device=candidates.device)[anchors]
-    itself, positive = torch.cat([index, index + rows]), torch.cat([index + rows, index])
-    excluded = torch.zeros(len(itself), len(candidates), dtype=torch.bool, device=candidates.device)
-    if row_ids is not None:
-        ids = row_ids.reshape(rows, -1)
-        excluded[:, : 2 * rows] = _share_id(ids[anchors], ids).repeat(2, 2)
-        if negative_ids is not None:
-            excluded[:, 2 * rows :] = _share_id(ids[anchors], negative_ids.reshape(-1, 1)).repeat(2, 1)
-    excluded.scatter_(1, itself[:, None], True)
-    excluded.scatter_(1, positive[:, None], False)
-    return itself, positive, excluded
-
-
-def _share_id(x: Tensor, y: Tensor) -> Tensor:
-    """Which rows of x, shape (n, p), share an id with which rows of y, shape (m, q): a boolean (n, m)."""
-    shared = torch.zeros(len(x), len(y), dtype=torch.bool, device=x.device)
-    for i in range(x.shape[1]):
-        for j in range(y.shape[1]):
-            shared |= x[:, i, None] == y[None, :, j]
-    return shared
+    columns: list[dict[str, Tensor]]
+    layout: list[Tensor]
+    row_ids: list[Tensor]
+    negative_ids: list[Tensor]
 
 
 def text_ids(features: dict[str, Tensor]) -> Tensor:
@@ -225,16 +164,19 @@ class MirrorLoss(nn.Module):
         self.labels_are_ids = labels_are_ids
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
-        columns, layout, ids = self._columns(sentence_features)
-        groups = self.groups or groups_for(columns[0]["input_ids"].device.type, sum(map(len, layout)))
+        batch = self.batch(sentence_features, labels)
+        groups = self.groups or groups_for(batch.columns[0]["input_ids"].device.type, sum(map(len, batch.layout)))
         with fast_on_cpu(self.model):
-            embeddings = embed_packed(self.model, columns, groups, layout)
-        return nt_xent(temperature=self.temperature, **self._gathered(embeddings, ids, labels))
+            embeddings = embed_packed(self.model, batch.columns, groups, batch.layout)
+        return nt_xent(temperature=self.temperature, **self.gathered(embeddings, batch))
 
-    def _columns(
-        self, sentence_features: Iterable[dict[str, Tensor]]
-    ) -> tuple[list[dict], list[Tensor], list[Tensor]]:
-        """Features with the second view among them, the layout to pack them by, and what texts they are."""
+    def batch(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Batch:
+        """What a step embeds, with the second view among it; for a loss that embeds in another way.
+
+        Args:
+            sentence_features: As for ``forward``.
+            labels: As for ``forward``.
+        """
         if _host.in_adaptive_layer_loss(self.model):
             raise ValueError(
                 "AdaptiveLayerLoss looks for layers in features that MirrorLoss makes anew for each pass; for smaller "
@@ -251,7 +193,7 @@ class MirrorLoss(nn.Module):
         if len(columns) == 1:
             columns.append(self._second_view(columns[0]))
             layout *= 2
-        return columns, layout, ids
+        return Batch(columns, layout, [*ids[:2], *self._document_ids(labels, len(layout[0]))], ids[2:])
 
     def _second_view(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         # Not self.training: the Trainer never puts the loss into evaluation mode.
@@ -268,14 +210,18 @@ class MirrorLoss(nn.Module):
             generator = torch.Generator(features["input_ids"].device).manual_seed(0)
         return self.mask(features, generator)
 
-    def _gathered(self, embeddings: list[Tensor], ids: list[Tensor], labels: Tensor | None = None) -> dict[str, Any]:
-        """Arguments of `nt_xent`: the embeddings of this rank as anchors, among those of all ranks if asked for."""
+    def gathered(self, embeddings: list[Tensor], batch: Batch) -> dict[str, Any]:
+        """Arguments of `nt_xent`: the embeddings of this rank as anchors, among those of all ranks if asked for.
+
+        Args:
+            embeddings: A tensor of shape (rows, dim) for each column of the batch, and perhaps further negatives.
+            batch: What was embedded.
+        """
         a, b, *further = embeddings
         rows = len(a)
         negatives = torch.cat(further) if further else None
-        of_rows = [*ids[:2], *self._document_ids(labels, rows)]
-        row_ids = torch.stack(of_rows, dim=1) if of_rows else None
-        negative_ids = torch.cat(ids[2:]) if ids[2:] else None
+        row_ids = torch.stack(batch.row_ids, dim=1) if batch.row_ids else None
+        negative_ids = torch.cat(batch.negative_ids) if batch.negative_ids else None
         rank = 0
         if self.gather_across_devices:
             rank = get_rank()
