@@ -26,8 +26,8 @@ from search import structured
 from sentence_transformers_mirror import SearchIndex
 from sentence_transformers_mirror.search import index as of_index
 from sentence_transformers_mirror.search import words
-from sentence_transformers_mirror.search.ann import _parameters
 from sentence_transformers_mirror.search.fusion import _CANDIDATES
+from sentence_transformers_mirror.search.structure import parameters_for
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def main() -> None:
 
     snapshot = index._snapshot
     structure, lexicon = snapshot.loaded, snapshot.lexicon
-    parameters = _parameters(structure.index, structure.effort, {})
+    parameters = parameters_for(structure.index, structure.effort, {})
     depth = _CANDIDATES * structure.depth
 
     def read(query: str, mode: str) -> list[str]:

@@ -29,7 +29,7 @@ from datasets import Dataset
 from sentence_transformers.util.quantization import semantic_search_faiss
 
 from sentence_transformers_mirror import SearchIndex
-from sentence_transformers_mirror.search.ann import _parameters
+from sentence_transformers_mirror.search.structure import parameters_for
 
 DIMENSION = 384
 BATCHES = (1, 32, 1_000)
@@ -99,7 +99,7 @@ def measure(rows: int, kind: str, seconds: float) -> dict:
             direct.add(vectors)
             parameters = None
         else:
-            direct, parameters = structure.index, _parameters(structure.index, structure.effort, {})
+            direct, parameters = structure.index, parameters_for(structure.index, structure.effort, {})
         depth = 1 if structure is None else structure.depth
 
         def read(asked: np.ndarray) -> list:

@@ -14,8 +14,8 @@ from sentence_transformers import SentenceTransformer
 
 from sentence_transformers_mirror.search import Hit, SearchIndex, ann, calibration, store
 from sentence_transformers_mirror.search.encoder import Encoder
-from sentence_transformers_mirror.search.segments import Vectors
 from sentence_transformers_mirror.search.store import BrokenIndexError, ConflictError
+from sentence_transformers_mirror.search.vectors import Vectors
 
 TEXTS = [
     "open the file and read the first line",

@@ -11,7 +11,9 @@ from sentence_transformers import SentenceTransformer
 
 from sentence_transformers_mirror import embedded_model_path
 from sentence_transformers_mirror.search import SearchIndex, ann
-from sentence_transformers_mirror.search.segments import Vectors
+from sentence_transformers_mirror.search.choosing import wilson_bound
+from sentence_transformers_mirror.search.structure import Structure
+from sentence_transformers_mirror.search.vectors import Vectors
 
 KINDS = ["hnsw", "ivf-flat", "ivf-sq8", "ivf-pq", "PCA64,IVF64,Flat", "IVF64,PQ32x4fs,RFlat"]
 
@@ -135,7 +137,7 @@ def test_equal_texts_come_in_the_order_of_the_rows(kind):
 )
 def test_which_structures_keep_vectors_whole(factory, whole):
     index = faiss.index_factory(16, factory, faiss.METRIC_INNER_PRODUCT)
-    assert ann.Structure(index, np.arange(0), 1, 1, 1).whole is whole
+    assert Structure(index, np.arange(0), 1, 1, 1).whole is whole
 
 
 def test_taking_no_row_from_several_parts():
@@ -204,9 +206,9 @@ def test_wilson_bound_covers():
     rng = np.random.default_rng(0)
     for truth in (0.9, 0.97):
         samples = rng.binomial(10, truth, size=(2_000, 400)) / 10
-        below = [ann.wilson_bound(sample.mean(), 400) <= truth for sample in samples]
+        below = [wilson_bound(sample.mean(), 400) <= truth for sample in samples]
         assert np.mean(below) >= 0.95
-    assert 0.98 < ann.wilson_bound(1.0, 400) < 1 and ann.wilson_bound(0.0, 400) == pytest.approx(0, abs=1e-12)
+    assert 0.98 < wilson_bound(1.0, 400) < 1 and wilson_bound(0.0, 400) == pytest.approx(0, abs=1e-12)
 
 
 def test_taking_rows_from_several_parts():

@@ -135,7 +135,7 @@ KILLER = """
 import os, random, signal, sys, time
 import faiss, filelock, tqdm.auto  # once, and not in each child
 import numpy as np
-from sentence_transformers_mirror.search.ann import Choice
+from sentence_transformers_mirror.search.choosing import Choice
 from sentence_transformers_mirror.search.index import SearchIndex
 
 folder, kills = sys.argv[1], int(sys.argv[2])

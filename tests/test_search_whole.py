@@ -375,7 +375,7 @@ def test_only_regular_files_belong_to_an_index(tmp_path):
 
 
 def test_a_structure_can_be_made_anew_instead_of_read(tmp_path, monkeypatch):
-    from sentence_transformers_mirror.search import ann
+    from sentence_transformers_mirror.search import manifest
 
     vectors = np.random.default_rng(0).normal(size=(2_100, 8)).astype(np.float32)
     SearchIndex.from_vectors(vectors, map(str, range(2_100)), kind="hnsw").save(tmp_path)
@@ -383,7 +383,7 @@ def test_a_structure_can_be_made_anew_instead_of_read(tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("FAISS was given its file")
 
-    monkeypatch.setattr(ann, "read_structure", refuse)
+    monkeypatch.setattr(manifest, "read_structure", refuse)
     index = SearchIndex.load(tmp_path, structure="rebuild")
     assert index.facts()["structure"]["kind"] == "hnsw" and index.search(vectors[9])[0].id == 9
     SearchIndex.verify(tmp_path)

@@ -58,6 +58,6 @@ def run(args: argparse.Namespace) -> int:
 def _check_kind(kind: str) -> None:
     """Complain about what FAISS cannot read; whether it suits the texts is seen when they are there."""
     if kind not in _KINDS:
-        from sentence_transformers_mirror.search import ann
+        from sentence_transformers_mirror.search.choosing import check_factory
 
-        ann.check_factory(kind)
+        check_factory(kind)

@@ -10,7 +10,7 @@ import pyarrow as pa
 from scipy.sparse import csr_array
 
 from sentence_transformers_mirror.search import words
-from sentence_transformers_mirror.search.segments import Snapshot
+from sentence_transformers_mirror.search.snapshot import Snapshot
 
 RATE = 0.01  # by default; rarer ones are the scores of texts that are nearly equal
 _SAMPLE = 2_000  # texts

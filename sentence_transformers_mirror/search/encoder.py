@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from sentence_transformers_mirror import embedding
 from sentence_transformers_mirror.embedding import embed, readable
 from sentence_transformers_mirror.scalars import whole_number
 from sentence_transformers_mirror.search.identity import Watch, fingerprint
+from sentence_transformers_mirror.search.vectors import unit
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -118,24 +118,3 @@ class Encoder:
                     "queries no longer match: call index.rebuild(model)."
                 )
             self._watch = watch
-
-
-def unit(vectors: np.ndarray, texts: Sequence[object]) -> np.ndarray:
-    """Vectors as float32 of length 1; half precision normalises to three digits only.
-
-    Raises:
-        ValueError: If a vector is zero or not finite.
-    """
-    vectors = np.ascontiguousarray(vectors, np.float32)
-    squares = np.vecdot(vectors, vectors)
-    if not all(1e-20 < square < 1e20 for square in squares.tolist()):
-        # Where squares of a float32 overflow or vanish, they do not in float64.
-        vectors = vectors.astype(np.float64)
-        squares = np.vecdot(vectors, vectors)
-        unusable = [row for row, square in enumerate(squares.tolist()) if not 0 < square < math.inf]  # NaN is not
-        if unusable:
-            raise ValueError(
-                f"{len(unusable)} of {len(texts)} texts have a zero or non-finite vector, which nothing can find, "
-                f"first {texts[unusable[0]]!r:.60}: leave such texts out or repair the model."
-            )
-    return (vectors / np.sqrt(squares)[:, None]).astype(np.float32, copy=False)

@@ -10,7 +10,8 @@ import numpy as np
 
 from sentence_transformers_mirror.printable import printable
 from sentence_transformers_mirror.scalars import plain
-from sentence_transformers_mirror.search.segments import Segment, Snapshot
+from sentence_transformers_mirror.search.segments import Segment
+from sentence_transformers_mirror.search.snapshot import Snapshot
 
 Where = Mapping[str, Any]
 

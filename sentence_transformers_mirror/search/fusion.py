@@ -9,7 +9,8 @@ import numpy as np
 
 from sentence_transformers_mirror.scalars import plain
 from sentence_transformers_mirror.search import ann, words
-from sentence_transformers_mirror.search.segments import Snapshot
+from sentence_transformers_mirror.search.scan import products
+from sentence_transformers_mirror.search.snapshot import Snapshot
 
 MODES = ("meaning", "words", "both")
 FUSIONS = ("convex", "rrf")
@@ -144,7 +145,7 @@ def by_both(
         if not len(rows):
             found.append([])
             continue
-        cosines = ann.products(snapshot.vectors, vector[None], rows[None])[0].clip(-1, 1)
+        cosines = products(snapshot.vectors, vector[None], rows[None])[0].clip(-1, 1)
         bm25 = scores[rows]
         if fusion == "convex":
             fused = convex(cosines, bm25, float(vector @ snapshot.centre), weight)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sentence_transformers_mirror.search.fusion import Found
-from sentence_transformers_mirror.search.segments import Snapshot
+from sentence_transformers_mirror.search.snapshot import Snapshot
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,18 @@ from sentence_transformers_mirror.scalars import plain, whole_number
 from sentence_transformers_mirror.search import ann, filters, manifest, store, words
 from sentence_transformers_mirror.search import fusion as fuse
 from sentence_transformers_mirror.search.calibration import RATE, calibrate
+from sentence_transformers_mirror.search.choosing import Choice
 from sentence_transformers_mirror.search.describe import describe
-from sentence_transformers_mirror.search.encoder import Encoder, unit
+from sentence_transformers_mirror.search.encoder import Encoder
 from sentence_transformers_mirror.search.entries import Window, check_id, check_new, check_text, windows
 from sentence_transformers_mirror.search.hits import Hit
 from sentence_transformers_mirror.search.identity import KIND
 from sentence_transformers_mirror.search.passages import Cutter, check_passages, documents, warn_of_long
 from sentence_transformers_mirror.search.rerank import judge, reranked
-from sentence_transformers_mirror.search.segments import Segment, Snapshot, compacted, entries_schema, gathered
+from sentence_transformers_mirror.search.segments import Segment, entries_schema, gathered
+from sentence_transformers_mirror.search.snapshot import Snapshot, compacted
 from sentence_transformers_mirror.search.state import State, appended, identity, settled, without
+from sentence_transformers_mirror.search.vectors import unit
 from sentence_transformers_mirror.texts.files import refuse_no_texts
 
 if TYPE_CHECKING:
@@ -55,7 +58,7 @@ class SearchIndex:
         snapshot: Snapshot,
         *,
         dimension: int,
-        choice: ann.Choice,
+        choice: Choice,
         encoder: Encoder | None = None,
         model: Mapping[str, Any] | None = None,
     ) -> None:
@@ -165,7 +168,7 @@ class SearchIndex:
             ValueError: If there are no texts, one is blank or has a zero or non-finite vector, the ids are not one per
                 text and all different, or FAISS cannot make the kind.
         """
-        choice = ann.Choice(kind, recall, max_latency, max_memory)
+        choice = Choice(kind, recall, max_latency, max_memory)
         batch_size = None if batch_size is None else whole_number(batch_size, "batch_size", 1)
         words.check_language(language)
         passages = check_passages(passages)
@@ -223,7 +226,7 @@ class SearchIndex:
             ConflictError, OSError, TypeError: As for ``build``.
             ValueError: As for ``build``; or if the vectors are not one per text, or not of this model.
         """
-        choice = ann.Choice(kind, recall, max_latency, max_memory)
+        choice = Choice(kind, recall, max_latency, max_memory)
         words.check_language(language)
         if getattr(vectors, "ndim", 0) != 2 or not vectors.shape[1]:
             raise ValueError("vectors must be an array of shape (texts, dimension).")
@@ -259,7 +262,7 @@ class SearchIndex:
         rows: Iterator[tuple[np.ndarray, pa.Table]],
         *,
         encoder: Encoder | None,
-        choice: ann.Choice,
+        choice: Choice,
         language: str | None,
         passages: int | None = None,
         path: str | Path | None,

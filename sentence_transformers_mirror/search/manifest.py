@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 
 from sentence_transformers_mirror.printable import printable
-from sentence_transformers_mirror.search import ann, store, words
-from sentence_transformers_mirror.search.segments import Segment, Snapshot
+from sentence_transformers_mirror.search import store, words
+from sentence_transformers_mirror.search.choosing import Choice, choose
+from sentence_transformers_mirror.search.segments import Segment
+from sentence_transformers_mirror.search.snapshot import Snapshot
+from sentence_transformers_mirror.search.structure import Structure, read_structure
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +88,7 @@ def write_structure(save: store.Save, snapshot: Snapshot, kept: Kept | None) -> 
     }
 
 
-def restore(contents: store.Contents, path: str | Path, with_faiss: bool = True) -> tuple[Snapshot, ann.Choice]:
+def restore(contents: store.Contents, path: str | Path, with_faiss: bool = True) -> tuple[Snapshot, Choice]:
     """What is searched, and what was asked of it.
 
     Args:
@@ -98,7 +101,7 @@ def restore(contents: store.Contents, path: str | Path, with_faiss: bool = True)
     """
     manifest = contents.index
     try:
-        choice = ann.Choice(**manifest["choice"])
+        choice = Choice(**manifest["choice"])
         snapshot = Snapshot(
             contents.segments,
             contents.removed,
@@ -162,9 +165,9 @@ def verify(path: str | Path) -> dict[str, Any]:
     }
 
 
-def _read_structure(blob: store.Blob, index: dict[str, Any]) -> ann.Structure:
+def _read_structure(blob: store.Blob, index: dict[str, Any]) -> Structure:
     numbers = {key: value for key, value in index["structure"].items() if key != "file"}
-    return ann.read_structure(blob.verified(), index["dimension"], **numbers)
+    return read_structure(blob.verified(), index["dimension"], **numbers)
 
 
 def _read_words(blobs: list[store.Blob], parts: list[dict[str, Any]]) -> tuple[words.Postings, ...]:
@@ -178,22 +181,22 @@ def _read_words(blobs: list[store.Blob], parts: list[dict[str, Any]]) -> tuple[w
 
 
 def _structure_loader(
-    contents: store.Contents, choice: ann.Choice, snapshot: Snapshot, with_faiss: bool
-) -> Callable[[], ann.Structure | None]:
+    contents: store.Contents, choice: Choice, snapshot: Snapshot, with_faiss: bool
+) -> Callable[[], Structure | None]:
     """A function that reads the structure once, or makes it again where its file is damaged, gone or not trusted."""
     blob, index, folder = contents.faiss, contents.index, contents.home[0]
 
-    def made() -> ann.Structure | None:
+    def made() -> Structure | None:
         wanted = replace(choice, kind=snapshot.report["kind"])
         try:
-            return ann.choose(snapshot.vectors, wanted, snapshot.alive)[0]
+            return choose(snapshot.vectors, wanted, snapshot.alive)[0]
         except (ValueError, MemoryError) as error:
             raise store.BrokenIndexError(
                 f"The structure of the index in {folder} cannot be made again ({error}): build the index again."
             ) from error
 
     @functools.cache
-    def load() -> ann.Structure | None:
+    def load() -> Structure | None:
         nonlocal blob
         if not with_faiss:
             return made()

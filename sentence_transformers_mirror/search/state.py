@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 
 from sentence_transformers_mirror.errors import BrokenIndexError
-from sentence_transformers_mirror.search import ann
+from sentence_transformers_mirror.search.choosing import Choice, choose
 from sentence_transformers_mirror.search.encoder import Encoder
 from sentence_transformers_mirror.search.entries import Window, check_id, check_new
-from sentence_transformers_mirror.search.segments import Segment, Snapshot, compacted, merged
+from sentence_transformers_mirror.search.segments import Segment, merged
+from sentence_transformers_mirror.search.snapshot import Snapshot, compacted
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def appended(state: State, read: list[tuple[Window, np.ndarray]]) -> tuple[State
     return _placed(replace(state, snapshot=snapshot), positions), names
 
 
-def settled(state: State, choice: ann.Choice) -> State:
+def settled(state: State, choice: Choice) -> State:
     """After a change: removed rows are dropped once they are a quarter, and the structure fits what is there now."""
     snapshot, positions = state.snapshot, vars(state).get("positions")
     rows, size = len(snapshot.removed), snapshot.size
@@ -141,7 +142,7 @@ def settled(state: State, choice: ann.Choice) -> State:
         positions = None
     # Rows that came later are scanned; a structure is made anew once they are a quarter of it.
     if len(snapshot.removed) and 4 * len(snapshot.removed) > 5 * snapshot.report.get("rows", 0):
-        structure, report = ann.choose(snapshot.vectors, choice, snapshot.alive)
+        structure, report = choose(snapshot.vectors, choice, snapshot.alive)
         snapshot = replace(snapshot, structure=structure, report=report)
     return _placed(replace(state, snapshot=snapshot), positions)
 

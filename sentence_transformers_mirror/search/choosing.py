@@ -1,0 +1,232 @@
+"""Which structure suits some vectors, and what it reaches: measured on the vectors themselves."""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sentence_transformers_mirror.search.faiss_runtime import first_line, load_faiss
+from sentence_transformers_mirror.search.scan import MARGIN, exact, rescored, scan
+from sentence_transformers_mirror.search.structure import RECALL_AT, Structure, limit_of, order_without
+from sentence_transformers_mirror.search.vectors import Vectors
+
+logger = logging.getLogger(__name__)
+
+# No structure is made over fewer rows: a scan of them takes well under a millisecond.
+_FEWEST = 2_000
+_SAMPLE = 400  # rows that recall is measured on
+_ADDED = 65_536  # rows that FAISS is given at a time
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a user asks of a structure.
+
+    Args:
+        kind: ``auto``, ``flat``, ``hnsw``, ``ivf-flat``, ``ivf-sq8``, ``ivf-pq`` or a factory string of FAISS.
+        recall: Recall@10 that an approximate structure is tuned to, in (0, 1).
+        max_latency: Seconds that a scan may take for one query before ``auto`` makes a structure.
+        max_memory: Bytes of vectors in a structure before ``auto`` quantises them.
+    """
+
+    kind: str = "auto"
+    recall: float = 0.95
+    max_latency: float = 0.02
+    max_memory: int = 2**32
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.kind, str):
+            raise TypeError(f"kind must be a string such as 'auto' or 'hnsw', not {self.kind!r:.60}.")
+        if not 0 < self.recall < 1:
+            raise ValueError(f"recall is a share of hits and must be between 0 and 1, not {self.recall}.")
+        if self.max_latency < 0 or self.max_memory < 0:
+            raise ValueError("max_latency (seconds) and max_memory (bytes) must not be negative.")
+
+
+def choose(
+    vectors: Vectors, choice: Choice, alive: np.ndarray | None = None
+) -> tuple[Structure | None, dict[str, Any]]:
+    """Build the structure that a user asked for, or measure whether one is needed.
+
+    Args:
+        vectors: Unit vectors, at least one.
+        choice: What is wanted.
+        alive: The rows that can be found, shape (rows,), bool; None is all.
+
+    Returns:
+        The structure, None for a scan; and a report in numbers, strings and None: ``kind``, ``asked``, ``reason``,
+        ``rows``, ``seconds``, ``latency`` of a scan for one query in seconds (``auto`` only) and for a structure
+        ``factory``, ``effort``, ``depth``, ``recall`` (mean), ``recall_bound`` (lower end of its one-sided 95%
+        interval), ``sample`` (queries it was measured on).
+
+    Raises:
+        ValueError: If FAISS does not know the kind, or cannot train it on so few rows.
+    """
+    start = time.perf_counter()
+    dimension = vectors.parts[0].shape[1]
+    kind, latency = choice.kind, None
+    if kind == "auto":
+        kind, latency, reason = _automatic(vectors, choice)
+    else:
+        reason = "asked for"
+    factory = _factory(kind, len(vectors), dimension)
+    report: dict[str, Any] = {"kind": kind, "asked": choice.kind, "reason": reason, "rows": len(vectors)}
+    if latency is not None:
+        report["latency"] = latency
+    structure = None
+    if factory is not None:
+        empty = _empty(factory, dimension)
+        if len(vectors) < _FEWEST:
+            report["reason"] += f"; below {_FEWEST:,} rows a scan is as fast, and exact"
+        else:
+            rows = np.arange(len(vectors)) if alive is None else np.flatnonzero(alive)
+            held_out = np.sort(np.random.default_rng(1).permutation(rows)[:_SAMPLE])
+            order = order_without(len(vectors), held_out)
+            _fill(empty, factory, vectors, order[: -len(held_out)])
+            # Rescoring repairs what quantising breaks, if it is given enough candidates.
+            depth = {"hnsw": 1, "ivf-flat": 1, "ivf-sq8": 2}.get(kind, 10)
+            untuned = Structure(empty, order, 1, limit_of(empty), depth)
+            structure, recall = _tuned(untuned, vectors, choice.recall, alive)
+            try:
+                empty.add(vectors.take(held_out))
+            except RuntimeError:  # a structure that is made in one go
+                structure = replace(structure, index=_empty(factory, dimension))
+                _fill(structure.index, factory, vectors, order)
+            report |= {"factory": factory, "effort": structure.effort, "depth": structure.depth, **recall}
+            if recall["recall_bound"] < choice.recall:
+                logger.warning(
+                    f"A {kind} structure reaches a recall of {recall['recall_bound']:.3f} here and not "
+                    f"{choice.recall}: choose another kind, such as 'flat', if that is too little."
+                )
+    report["seconds"] = time.perf_counter() - start
+    return structure, report
+
+
+def _automatic(vectors: Vectors, choice: Choice) -> tuple[str, float, str]:
+    query = vectors.take(np.array([0]))
+    scan(vectors, query, RECALL_AT, None)  # reads mapped files
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        scan(vectors, query, RECALL_AT, None)
+        times.append(time.perf_counter() - start)
+    latency = statistics.median(times)
+    measured = f"a scan takes {1e3 * latency:.2f} ms for one query (median of {len(times)})"
+    if latency <= choice.max_latency:
+        return "flat", latency, f"{measured}, which is within max_latency of {1e3 * choice.max_latency:g} ms"
+    bytes_needed = 4 * len(vectors) * vectors.parts[0].shape[1]
+    if bytes_needed <= choice.max_memory:
+        return "ivf-flat", latency, f"{measured}, over max_latency of {1e3 * choice.max_latency:g} ms"
+    return (
+        "ivf-sq8",
+        latency,
+        f"{measured}, over max_latency of {1e3 * choice.max_latency:g} ms, and the vectors take "
+        f"{bytes_needed / 2**20:,.0f} MiB, over max_memory of {choice.max_memory / 2**20:,.0f} MiB",
+    )
+
+
+def _factory(kind: str, rows: int, dimension: int) -> str | None:
+    # FAISS wants 39 training rows a list; more lists than that make empty ones.
+    lists = max(1, min(round(4 * math.sqrt(rows)), (rows - _SAMPLE) // 39))
+    if kind == "flat":
+        return None
+    if kind == "hnsw":
+        return "HNSW32,Flat"
+    if kind == "ivf-flat":
+        return f"IVF{lists},Flat"
+    if kind == "ivf-sq8":
+        return f"IVF{lists},SQ8"
+    if kind == "ivf-pq":
+        pieces = max(piece for piece in range(1, max(dimension // 8, 1) + 1) if dimension % piece == 0)
+        return f"IVF{lists},PQ{pieces}np"  # np: without polysemous training, which is slow and for Hamming distances
+    return kind
+
+
+def _empty(factory: str, dimension: int) -> Any:
+    faiss = load_faiss()
+    try:
+        return faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise ValueError(
+            f"FAISS makes no {factory!r} for {dimension} dimensions; kinds are auto, flat, hnsw, ivf-flat, ivf-sq8, "
+            f"ivf-pq and the factory strings of FAISS ({first_line(error)})."
+        ) from error
+
+
+def check_factory(kind: str) -> None:
+    """Refuse what is neither a kind nor a factory string of FAISS.
+
+    Raises:
+        ValueError: If FAISS cannot parse it; whether it suits the vectors is not looked at.
+    """
+    try:
+        load_faiss().index_factory(960, kind, load_faiss().METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        if "parse" in str(error):
+            raise ValueError(
+                f"FAISS makes no {kind!r}; kinds are auto, flat, hnsw, ivf-flat, ivf-sq8, ivf-pq and the factory "
+                f"strings of FAISS ({first_line(error)})."
+            ) from None
+
+
+def _fill(index: Any, factory: str, vectors: Vectors, order: np.ndarray) -> None:
+    try:
+        if not index.is_trained:
+            inverted = load_faiss().try_extract_index_ivf(index)
+            wanted = max(100_000, 40 * inverted.nlist if inverted else 0)
+            rows = np.random.default_rng(0).permutation(order)[:wanted]
+            index.train(vectors.take(np.sort(rows)))
+        for start in range(0, len(order), _ADDED):
+            index.add(vectors.take(order[start : start + _ADDED]))
+    except RuntimeError as error:
+        raise ValueError(
+            f"FAISS cannot build {factory!r} over {len(vectors):,} rows; choose another kind ({first_line(error)})."
+        ) from error
+
+
+def _tuned(
+    structure: Structure, vectors: Vectors, target: float, alive: np.ndarray | None
+) -> tuple[Structure, dict[str, Any]]:
+    """Double the effort, and then the depth, until the lower bound of recall reaches its target or they do not help.
+
+    The queries are the rows that are not in the structure yet, and what they should find is among those that are.
+    """
+    held_out = structure.order[structure.index.ntotal :]
+    others = np.ones(len(vectors), bool) if alive is None else alive.copy()
+    others[held_out] = False
+    queries = vectors.take(held_out)
+    truth = exact(vectors, queries, min(RECALL_AT, int(others.sum())), others)[0]
+    best: tuple[Structure, dict[str, Any]] | None = None
+    for depth in (structure.depth, 4 * structure.depth):
+        effort, before = 1, 0.0
+        while True:
+            trial = replace(structure, effort=effort, depth=depth)
+            near = trial.candidates(queries, truth.shape[1], alive, effort)[1]
+            scores = rescored(vectors, queries, near, truth.shape[1])[0]
+            # What scores as much as the last true hit is as good as it: equal texts tie.
+            mean = float((scores >= truth[:, -1:] - MARGIN).mean())
+            bound = wilson_bound(mean, len(held_out))
+            if best is None or bound > best[1]["recall_bound"]:
+                best = trial, {"recall": mean, "recall_bound": bound, "sample": len(held_out)}
+            if bound >= target:
+                return best
+            if effort >= structure.limit or (mean > 0.5 and mean - before < 1e-3):
+                break
+            effort, before = min(2 * effort, structure.limit), mean
+    return best
+
+
+def wilson_bound(mean: float, sample: int, z: float = 1.645) -> float:
+    """Lower end of Wilson's one-sided 95% interval of a mean of values in [0, 1].
+
+    Wilson's interval is one of yes-or-no trials; values between have at most their variance, so it holds for these.
+    """
+    centre = mean + z * z / (2 * sample)
+    spread = z * math.sqrt(mean * (1 - mean) / sample + z * z / (4 * sample * sample))
+    return max(0.0, (centre - spread) / (1 + z * z / sample))
