@@ -24,7 +24,7 @@ from lexical import LIBRARIES, sentences
 from search import structured
 
 from sentence_transformers_mirror import SearchIndex
-from sentence_transformers_mirror.search import index as of_index
+from sentence_transformers_mirror.search import asking as of_index
 from sentence_transformers_mirror.search import words
 from sentence_transformers_mirror.search.fusion import _CANDIDATES
 from sentence_transformers_mirror.search.structure import parameters_for

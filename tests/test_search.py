@@ -38,7 +38,7 @@ def manifest_with(folder, change, sign=True):
     manifest = json.loads((folder / "manifest.json").read_text())
     change(manifest)
     if sign:
-        manifest["checksum"] = store._checksum(manifest["index"])
+        manifest["checksum"] = store.checksum_of(manifest["index"])
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -493,7 +493,7 @@ def test_matryoshka(tiny_model, tmp_path):
 def test_built_on_disk_is_as_built_in_memory(tiny_model, tmp_path, monkeypatch):
     from sentence_transformers_mirror.search import index as module
 
-    monkeypatch.setattr(module, "_WINDOW", 4)
+    monkeypatch.setattr(module, "WINDOW", 4)
     metadata = [{"n": row} for row in range(6)]
     in_memory = SearchIndex.build(tiny_model, iter(TEXTS), ids=iter("abcdef"), metadata=iter(metadata))
     on_disk = SearchIndex.build(tiny_model, TEXTS, ids="abcdef", metadata=metadata, path=tmp_path / "index")

@@ -13,7 +13,7 @@ from test_search_words import sentences
 
 from sentence_transformers_mirror import embedded_model_path, embedding
 from sentence_transformers_mirror.models import load_model
-from sentence_transformers_mirror.search import BrokenIndexError, SearchIndex, store
+from sentence_transformers_mirror.search import BrokenIndexError, SearchIndex, saving
 from sentence_transformers_mirror.search.passages import Cutter, reads, warn_of_long
 
 FACT = "The lighthouse of Alexandria was built by Sostratus of Cnidus."
@@ -148,7 +148,7 @@ def test_passages_that_are_not_numbered_are_damage(index, tmp_path, column, valu
     import pyarrow as pa
 
     bad = table.set_column(place, table.schema.field(place), pa.array(changed, table.schema.field(place).type))
-    with store.saving(tmp_path) as save:
+    with saving.saving(tmp_path) as save:
         record["segments"][0]["entries"] = save.table("entries", bad)
         save.commit(record)
     for look in (SearchIndex.load, SearchIndex.verify):

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sentence_transformers_mirror.search import BrokenIndexError, ConflictError, SearchIndex, store
+from sentence_transformers_mirror.search import BrokenIndexError, ConflictError, SearchIndex, saving, store
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs fork and signals")
 
@@ -69,7 +69,7 @@ def dies_at(k, folder, change):
         def dying(call):
             return lambda *args: os._exit(7) if turn() else call(*args)
 
-        store._create = lambda file: DyingFile(file, turn)
+        saving._create = lambda file: DyingFile(file, turn)
         os.fsync, os.replace, Path.unlink = dying(os.fsync), dying(os.replace), dying(Path.unlink)
         change(folder)
         os._exit(0)
@@ -127,7 +127,7 @@ def test_a_crash_at_any_point_leaves_the_old_index_or_the_new_one(tmp_path, chan
     assert outcomes == sorted(outcomes) and outcomes.count(False) > 10 and outcomes.count(True) > 1
     # What the crashes left behind was swept by the save that came through.
     assert {file.name for file in (tmp_path / "index").iterdir()} == {"manifest.json", "lock"} | set(
-        store._names(store.read_manifest(tmp_path / "index"))
+        saving._names(store.read_manifest(tmp_path / "index"))
     )
 
 
@@ -294,11 +294,11 @@ def test_readers_keep_their_view_while_a_writer_saves(tmp_path):
 
 
 def test_two_writers_exclude_each_other(tmp_path):
-    with store.saving(tmp_path):
+    with saving.saving(tmp_path):
         with pytest.raises(ConflictError, match="Another program is writing"):
-            with store.saving(tmp_path, timeout=0.05):
+            with saving.saving(tmp_path, timeout=0.05):
                 pass
-    with store.saving(tmp_path, timeout=0.05):
+    with saving.saving(tmp_path, timeout=0.05):
         pass
 
 
@@ -374,8 +374,8 @@ def test_no_file_needs_pickle_and_all_are_what_the_format_says(tmp_path):
     index.save(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["version"] == 2
-    names = set(store._names(manifest["index"]))
-    assert len(names) == 5 and all(store._FILE_NAME.fullmatch(name) for name in names)
+    names = set(saving._names(manifest["index"]))
+    assert len(names) == 5 and all(saving._FILE_NAME.fullmatch(name) for name in names)
     for file in tmp_path.glob("*.npy"):
         assert len(np.load(file, allow_pickle=False))
 
@@ -388,7 +388,7 @@ def test_no_name_points_outside_the_folder(tmp_path, part, name):
     manifest = json.loads((folder / "manifest.json").read_text())
     segment = manifest["index"]["segments"][0]
     (segment["words"]["parts"][0]["file"] if part == "words" else segment[part])[0] = name
-    manifest["checksum"] = store._checksum(manifest["index"])
+    manifest["checksum"] = store.checksum_of(manifest["index"])
     (folder / "manifest.json").write_text(json.dumps(manifest))
     for read in (SearchIndex.load, SearchIndex.open, SearchIndex.verify):
         with pytest.raises(
@@ -411,7 +411,7 @@ def test_a_manifest_that_describes_no_index(tmp_path, change):
         index["segments"][0]["rows"] = 2**62
     else:
         index["segments"] = None
-    manifest["checksum"] = store._checksum(index)
+    manifest["checksum"] = store.checksum_of(index)
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     for read in (SearchIndex.load, SearchIndex.open, SearchIndex.verify):
         with pytest.raises(BrokenIndexError):

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from sentence_transformers_mirror.search import BrokenIndexError, ConflictError, SearchIndex, store
+from sentence_transformers_mirror.search import BrokenIndexError, ConflictError, SearchIndex, saving, store
 
 VECTORS = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
 
@@ -143,8 +143,8 @@ def test_a_failing_system_call_is_told_as_it_is(tmp_path, monkeypatch, name):
 
 def test_an_index_that_is_built_on_disk_is_committed_once(tmp_path, monkeypatch):
     commits = []
-    commit = store.Save.commit
-    monkeypatch.setattr(store.Save, "commit", lambda self, index: commits.append(1) or commit(self, index))
+    commit = saving.Save.commit
+    monkeypatch.setattr(saving.Save, "commit", lambda self, index: commits.append(1) or commit(self, index))
     index = SearchIndex.from_vectors(VECTORS, [f"text {n}" for n in range(40)], path=tmp_path)
     assert len(commits) == 1
     index.add(["more"], vectors=VECTORS[:1])
@@ -269,7 +269,7 @@ def places(value, path=()):
 
 
 def write_manifest(folder, whole):
-    whole["checksum"] = store._checksum(whole["index"])
+    whole["checksum"] = store.checksum_of(whole["index"])
     (folder / "manifest.json").write_text(json.dumps(whole))
 
 
@@ -488,7 +488,7 @@ def test_a_text_that_is_removed_in_parts_is_refused(tmp_path):
     index = SearchIndex.build(embedded_model_path(), [text, "short"], passages=12, kind="flat")
     index.save(tmp_path)
     whole = json.loads((tmp_path / "manifest.json").read_text())
-    with store.saving(tmp_path) as save:
+    with saving.saving(tmp_path) as save:
         file = save.array("removed", np.array([1]))
         save.commit({**whole["index"], "removed": {"file": file, "rows": 1}})
     with pytest.raises(BrokenIndexError, match="removed in parts"):

@@ -18,7 +18,7 @@ from test_search_stateful import embed
 
 from sentence_transformers_mirror import embedded_model_path
 from sentence_transformers_mirror.quickstart import read_docstrings
-from sentence_transformers_mirror.search import SearchIndex, fusion, store, words
+from sentence_transformers_mirror.search import SearchIndex, fusion, saving, store, words
 
 LANGUAGES = """The cat sat on the mat. Die Straße ist groß, STRASSE! Добро пожаловать в Москву
 नमस्ते दुनिया 東京の天気とカタカナ, ﬁne ｆｕｌｌ e\u0301 é Ünï İstanbul ΣΊΣΥΦΟΣ ^ a_b c-d don't x²½ 7 🙂 'tis"""
@@ -279,7 +279,7 @@ def test_words_that_fit_their_checksum_but_not_the_texts_are_refused(tmp_path):
     ]
     record = json.loads((tmp_path / "manifest.json").read_bytes())["index"]
     for one in bad:
-        with store.saving(tmp_path) as save:
+        with saving.saving(tmp_path) as save:
             file = save.table("words", one)
             record["segments"][0]["words"]["parts"] = [{"rows": 40, "file": file}]
             save.commit(record)
@@ -287,7 +287,7 @@ def test_words_that_fit_their_checksum_but_not_the_texts_are_refused(tmp_path):
             SearchIndex.verify(tmp_path)
         assert SearchIndex.open(tmp_path).search("even number 7", mode="words") == expected
     for rows in (39, -1, "40", None):
-        with store.saving(tmp_path) as save:
+        with saving.saving(tmp_path) as save:
             record["segments"][0]["words"]["parts"] = [{"rows": rows, "file": save.table("words", table)}]
             save.commit(record)
         with pytest.raises(store.BrokenIndexError, match="manifest.json describes no index"):
@@ -308,7 +308,7 @@ def test_an_index_of_format_1_is_read_and_becomes_2(tmp_path):
     expected = saved(tmp_path).search("even number 7", mode="words")
     index = json.loads((tmp_path / "manifest.json").read_bytes())["index"]
     del index["language"], index["segments"][0]["words"]
-    old = {"format": store._FORMAT, "version": 1, "checksum": store._checksum(index), "index": index}
+    old = {"format": store.FORMAT, "version": 1, "checksum": store.checksum_of(index), "index": index}
     (tmp_path / "manifest.json").write_text(json.dumps(old))
     for file in tmp_path.glob("words-*"):
         file.unlink()

@@ -14,7 +14,9 @@ import numpy as np
 
 from sentence_transformers_mirror.printable import printable
 from sentence_transformers_mirror.search import store, words
+from sentence_transformers_mirror.search.blob import Blob, unharmed
 from sentence_transformers_mirror.search.choosing import Choice, choose
+from sentence_transformers_mirror.search.saving import Save
 from sentence_transformers_mirror.search.segments import Segment
 from sentence_transformers_mirror.search.snapshot import Snapshot
 from sentence_transformers_mirror.search.structure import Structure, read_structure
@@ -24,11 +26,11 @@ logger = logging.getLogger(__name__)
 Kept = tuple[Any, str, dict[str, Any]]  # a structure, the folder that it is kept in, and its record there
 
 
-def write_segment(save: store.Save, segment: Segment, language: str | None) -> dict[str, Any]:
+def write_segment(save: Save, segment: Segment, language: str | None) -> dict[str, Any]:
     """The record of a segment and its words, which are written if the folder does not hold them yet."""
     record = segment.files[1] if segment.files is not None and segment.files[0] == save.home else {}
     if not record or not save.has(record):
-        if segment.mapped and not store.unharmed(*segment.files):
+        if segment.mapped and not unharmed(*segment.files):
             raise store.BrokenIndexError(
                 f"Files of the index in {segment.files[0]} were damaged or deleted since it was opened: restore the "
                 "folder from a copy or build the index again."
@@ -50,7 +52,7 @@ def read_words_later(segment: Segment, folder: Path) -> None:
     if segment.read_words is None and segment.words_now() is None:
         parts = segment.files[1]["words"]["parts"]
         with contextlib.suppress(store.BrokenIndexError, OSError):  # only a cache, and the index is saved
-            blobs = [store.Blob(folder, part["file"], mapped=True) for part in parts]
+            blobs = [Blob(folder, part["file"], mapped=True) for part in parts]
             segment.read_words = functools.partial(_read_words, blobs, parts)
 
 
@@ -58,7 +60,7 @@ def _files(kept: dict[str, Any]) -> dict[int, Any]:
     return {number: part["file"] for number, part in enumerate(kept["parts"])}
 
 
-def write_removed(save: store.Save, snapshot: Snapshot) -> dict[str, Any] | None:
+def write_removed(save: Save, snapshot: Snapshot) -> dict[str, Any] | None:
     """The record of the rows that were removed, None if there are none."""
     if snapshot.size == len(snapshot.removed):
         return None
@@ -66,7 +68,7 @@ def write_removed(save: store.Save, snapshot: Snapshot) -> dict[str, Any] | None
     return {"file": save.array("removed", rows), "rows": len(rows)}
 
 
-def write_structure(save: store.Save, snapshot: Snapshot, kept: Kept | None) -> dict[str, Any] | None:
+def write_structure(save: Save, snapshot: Snapshot, kept: Kept | None) -> dict[str, Any] | None:
     """The record of the FAISS structure, None if there is none; it is written if the folder does not hold it yet."""
     if snapshot.structure is None:
         return None
@@ -165,12 +167,12 @@ def verify(path: str | Path) -> dict[str, Any]:
     }
 
 
-def _read_structure(blob: store.Blob, index: dict[str, Any]) -> Structure:
+def _read_structure(blob: Blob, index: dict[str, Any]) -> Structure:
     numbers = {key: value for key, value in index["structure"].items() if key != "file"}
     return read_structure(blob.verified(), index["dimension"], **numbers)
 
 
-def _read_words(blobs: list[store.Blob], parts: list[dict[str, Any]]) -> tuple[words.Postings, ...]:
+def _read_words(blobs: list[Blob], parts: list[dict[str, Any]]) -> tuple[words.Postings, ...]:
     """The postings of a segment.
 
     Raises:

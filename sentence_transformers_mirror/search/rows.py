@@ -1,0 +1,142 @@
+"""Texts become rows: read in windows, cut into passages where the index has these, and embedded."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sentence_transformers_mirror.search.encoder import Encoder
+from sentence_transformers_mirror.search.entries import Window, check_new
+from sentence_transformers_mirror.search.passages import Cutter, warn_of_long
+from sentence_transformers_mirror.search.state import State
+from sentence_transformers_mirror.search.vectors import unit
+
+WINDOW = 32_768  # texts that are read, sorted by length and embedded at a time
+DOCUMENTS = 1_024  # the same, of long ones
+
+Rows = Iterator[tuple[np.ndarray, pa.Table]]  # unit vectors and the entries of as many rows
+
+
+def of_texts(
+    encoder: Encoder,
+    entries: Iterator[Window],
+    cutter: Cutter | None,
+    batch_size: int | None,
+    total: int | None,
+    show_progress: bool | None,
+) -> Rows:
+    """Embed texts as they come.
+
+    Args:
+        encoder: The model.
+        entries: Windows of texts.
+        cutter: Cuts them into passages; None leaves them whole.
+        batch_size: As for ``SearchIndex.build``.
+        total: Texts that there are, where it is known, for the bar.
+        show_progress: As for ``SearchIndex.build``.
+
+    Raises:
+        ValueError: If an id is there twice.
+    """
+    seen: set[int | str] = set()
+    rows, warned = 0, cutter is not None
+    with progress(total, show_progress) as bar:
+        for window in entries:
+            names = _names(window, rows, seen)
+            warned = warned or warn_of_long(encoder.model, window.texts)
+            window = cut(window, cutter)
+            yield encoder.documents(window.passages, batch_size, bar.update), window.table(names)
+            rows += len(window.texts)
+
+
+def of_vectors(vectors: np.ndarray, entries: Iterator[Window], encoder: Encoder | None) -> Rows:
+    """Take the vectors of texts that were embedded already.
+
+    Args:
+        vectors: Numbers, shape (texts, dimension).
+        entries: Windows of the texts.
+        encoder: The model that should have made them, which is looked into; None believes it.
+
+    Raises:
+        ValueError: If there is not one vector a text, another model made them, or an id is there twice.
+    """
+    seen: set[int | str] = set()
+    rows = 0
+    for window in entries:
+        stop = rows + len(window.texts)
+        if stop > len(vectors):
+            raise ValueError(f"There are {len(vectors)} vectors for at least {stop} texts: pass one per text.")
+        names = _names(window, rows, seen)
+        made = unit(vectors[rows:stop], window.texts)
+        if encoder is not None and rows == 0:
+            agree(encoder, made, window.texts)
+        yield made, window.table(names)
+        rows = stop
+    if rows < len(vectors):
+        raise ValueError(f"There are {len(vectors)} vectors for {rows} texts: pass one per text.")
+
+
+def _names(window: Window, begin: int, seen: set[int | str]) -> list[int | str]:
+    if window.ids is None:
+        return list(range(begin, begin + len(window.texts)))
+    check_new(window.ids, seen, "there twice")
+    return window.ids
+
+
+def embedded(
+    state: State, window: Window, vectors: np.ndarray | None, batch_size: int | None, done: Any = None
+) -> tuple[Window, np.ndarray]:
+    """A window, cut where the index cuts texts, and the vectors of its texts or passages."""
+    passages = state.snapshot.passages
+    if vectors is None:
+        if state.encoder is None:
+            cure = "pass one, or their vectors" if passages is None else "pass one"
+            raise ValueError(f"This index was loaded without a model to embed texts: {cure}.")
+        if passages is None:
+            warn_of_long(state.encoder.model, window.texts)
+        else:
+            window = cut(window, Cutter(state.encoder.model, passages))
+        made = state.encoder.documents(window.passages, batch_size, done)
+        if made.shape[1] != state.dimension:
+            raise ValueError(
+                f"The model makes vectors of {made.shape[1]} dimensions and the index has {state.dimension}: load the "
+                "index with the model that built it."
+            )
+        return window, made
+    if passages is not None:
+        raise ValueError("This index cuts texts into passages and embeds these: pass texts without vectors.")
+    if getattr(vectors, "shape", None) != (len(window.texts), state.dimension):
+        shape = getattr(vectors, "shape", None)
+        raise ValueError(f"vectors must have the shape {(len(window.texts), state.dimension)}, not {shape}.")
+    given = unit(vectors, window.texts)
+    if state.model["fingerprint"] is not None:
+        if state.encoder is None:
+            raise ValueError("Without the model that built this index, vectors cannot be checked: load it with it.")
+        agree(state.encoder, given, window.texts)
+    return window, given
+
+
+def agree(encoder: Encoder, vectors: np.ndarray, texts: list[str]) -> None:
+    """Refuse vectors that another model made, told by the cosine of the first three with what this one makes."""
+    sample = texts[:3]
+    if not sample:
+        return
+    mine = encoder.documents(sample)
+    if mine.shape[1] != vectors.shape[1] or ((mine * vectors[:3]).sum(axis=1) < 0.99).any():
+        raise ValueError("The vectors are not of this model: it makes others of their texts.")
+
+
+def cut(window: Window, cutter: Cutter | None) -> Window:
+    return window if cutter is None else replace(window, spans=cutter.spans(window.texts))
+
+
+def progress(total: int | None, show: bool | None) -> Any:
+    from tqdm.auto import tqdm
+
+    shown = sys.stderr is not None and (sys.stderr.isatty() if show is None else show)  # a service has none
+    return tqdm(total=total, unit=" texts", desc="Embedding", disable=not shown)
