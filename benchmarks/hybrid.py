@@ -26,8 +26,8 @@ from sentence_transformers import SentenceTransformer
 
 from sentence_transformers_mirror import SearchIndex, mirror_tune
 from sentence_transformers_mirror.embedding import embed
-from sentence_transformers_mirror.quickstart import read_docstrings
 from sentence_transformers_mirror.search import fusion, words
+from sentence_transformers_mirror.texts.docstrings import read_docstrings
 
 WEIGHTS = [round(0.1 * step, 1) for step in range(11)]
 QUERIES, DOCUMENTS = 1_000, 3_000

@@ -16,7 +16,7 @@ import random
 from sentence_transformers import SentenceTransformer
 
 from sentence_transformers_mirror import SearchIndex, embedded_model_path, mirror_tune
-from sentence_transformers_mirror.quickstart import read_docstrings, split
+from sentence_transformers_mirror.texts.docstrings import read_docstrings, split
 
 
 def hit_rates(index: SearchIndex, queries: list[str]) -> tuple[float, float]:

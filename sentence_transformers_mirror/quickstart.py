@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import logging
 import random
-import re
-import sys
-import sysconfig
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
-from sentencex import segment
-from tqdm.auto import tqdm
 
 from sentence_transformers_mirror import embedded_model_path
 from sentence_transformers_mirror.evidence.parts import Parts
@@ -25,6 +18,7 @@ from sentence_transformers_mirror.evidence.verdict import Measurement, judge, me
 from sentence_transformers_mirror.search import Hit, SearchIndex
 from sentence_transformers_mirror.search.fusion import MODES
 from sentence_transformers_mirror.search.store import refuse_taken
+from sentence_transformers_mirror.texts.docstrings import read_docstrings, split
 from sentence_transformers_mirror.training.saving import refuse_model
 from sentence_transformers_mirror.training.tuning import mirror_tune
 
@@ -33,10 +27,6 @@ logger = logging.getLogger(__name__)
 RECIPE = "search"
 SHOWN = 3  # questions of the file, with as many hits
 _DEEPEST = 100  # hits among which an expected entry is looked for
-
-# Third-party packages, tests, and programs that come along with the library.
-_SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "ensurepip", "turtledemo"}
-_SIGNATURE = re.compile(r"[\w.]+\(.*\)(\s*->.*)?")
 
 
 def run(
@@ -93,7 +83,6 @@ def run(
 
     names = [docstring.name for docstring in docstrings]
     texts = [f"{docstring.name}: {docstring.first}" for docstring in docstrings]  # short answers, as questions are
-    asked = read_questions()
     model = SentenceTransformer(embedded_model_path())
     before = measured("before tuning")
     logger.info(f"Tuning on {min(max_documents, len(training)):,} docstrings of other modules ...")
@@ -114,7 +103,6 @@ def run(
     index = SearchIndex.build(model_dir or model, texts, ids=names, language="english", show_progress=True)
     if output_dir is not None:
         index.save(Path(output_dir) / "index", overwrite=overwrite)
-    found = {mode: index.search([one["question"] for one in asked], _DEEPEST, mode=mode) for mode in MODES}
     evidence = judge(before, after, parts, seed=seed)
     return {
         **{
@@ -122,16 +110,7 @@ def run(
             for name, ranks in (("before", evidence.before), ("after", evidence.after), ("tfidf", evidence.words))
         },
         "evidence": asdict(evidence),
-        "questions": [
-            {
-                **one,
-                "ranks": {mode: _rank(found[mode][number], one["expected"]) for mode in MODES},
-                "hits": [
-                    {"id": hit.id, "score": hit.score, "text": hit.text} for hit in found["both"][number][:SHOWN]
-                ],
-            }
-            for number, one in enumerate(asked)
-        ],
+        "questions": _answered(index),
         "docstrings": len(docstrings),
         "tuned_on": tuning.texts,
         "pairs": len(pairs),
@@ -142,6 +121,19 @@ def run(
     }
 
 
+def _answered(index: SearchIndex) -> list[dict]:
+    asked = read_questions()
+    found = {mode: index.search([one["question"] for one in asked], _DEEPEST, mode=mode) for mode in MODES}
+    return [
+        {
+            **one,
+            "ranks": {mode: _rank(found[mode][number], one["expected"]) for mode in MODES},
+            "hits": [{"id": hit.id, "score": hit.score, "text": hit.text} for hit in found["both"][number][:SHOWN]],
+        }
+        for number, one in enumerate(asked)
+    ]
+
+
 def read_questions() -> list[dict]:
     """Questions about Python's standard library, each with the ids of the entries that answer it."""
     return json.loads(Path(__file__).with_name("questions.json").read_text(encoding="utf-8"))
@@ -149,113 +141,3 @@ def read_questions() -> list[dict]:
 
 def _rank(hits: list[Hit], expected: list[str]) -> int | None:
     return next((place for place, hit in enumerate(hits, start=1) if hit.id in expected), None)
-
-
-@dataclass(frozen=True)
-class Docstring:
-    """The prose of one documentation string.
-
-    Attributes:
-        file: Module file it stands in, relative to the library.
-        name: What it documents, such as ``shutil.copyfile``.
-        first: Its first sentence.
-        rest: The other sentences; there may be none.
-    """
-
-    file: str
-    name: str
-    first: str
-    rest: tuple[str, ...]
-
-    @property
-    def text(self) -> str:
-        """All of them."""
-        return " ".join((self.first, *self.rest))
-
-
-def read_docstrings(library: str | Path | None = None) -> list[Docstring]:
-    """The documentation strings of a folder of modules, read from the source without importing anything.
-
-    Args:
-        library: The folder; by default the standard library of the running Python.
-
-    Returns:
-        One entry for each public name with at least one sentence of prose about it, in the order of the files.
-
-    Raises:
-        FileNotFoundError: If there is no source with docstrings in the folder.
-    """
-    library = Path(library or sysconfig.get_paths()["stdlib"])
-    found: dict[str, Docstring] = {}
-    for path in tqdm(
-        sorted(library.rglob("*.py")), desc="Reading docstrings", unit="file", disable=sys.stderr is None
-    ):
-        file = path.relative_to(library)
-        if _SKIPPED.intersection(file.parts):
-            continue
-        try:
-            tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):  # templates, and files in other encodings
-            continue
-        module = ".".join(file.with_suffix("").parts).removesuffix(".__init__")
-        for name, text in _documented(tree, module):
-            if prose := sentences(text):
-                # Getter and setter of a property, and other definitions of one name: the first is the one to read.
-                found.setdefault(name, Docstring(file.as_posix(), name, prose[0], tuple(prose[1:])))
-    if not found:
-        raise FileNotFoundError(
-            f"There is no Python source with docstrings in {str(library)!r}; use a Python that comes with the source "
-            "of its standard library, as those of python.org, conda and uv do."
-        )
-    return list(found.values())
-
-
-def split(docstrings: list[Docstring], seed: int) -> tuple[list[str], list[tuple[str, str]]]:
-    """Two thirds of the module files to tune on, the others to measure on.
-
-    Args:
-        docstrings: Of `read_docstrings`.
-        seed: Of the choice of files.
-
-    Returns:
-        The distinct docstrings of the training part; and of each docstring of the held-out part that has more than one
-        sentence the first and the rest, as one string, all distinct and none with a sentence of the training part.
-    """
-    files = sorted({docstring.file for docstring in docstrings})
-    held_out = set(random.Random(seed).sample(files, len(files) // 3))
-    training = [d for d in docstrings if d.file not in held_out]
-    seen = {sentence for d in training for sentence in (d.first, *d.rest)}
-    pairs = []
-    for d in docstrings:
-        rest = " ".join(d.rest)
-        if d.file in held_out and d.rest and seen.isdisjoint((d.first, rest, *d.rest)):
-            pairs.append((d.first, rest))
-            seen.update((d.first, rest))
-    return list(dict.fromkeys(d.text for d in training)), pairs
-
-
-def _documented(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
-    if text := ast.get_docstring(node):
-        yield name, text
-    for child in node.body:
-        if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and not child.name.startswith("_"):
-            yield from _documented(child, f"{name}.{child.name}")
-
-
-def sentences(docstring: str) -> list[str]:
-    """The sentences of a docstring, without signatures, examples, tables and fragments."""
-    found = []
-    for paragraph in re.split(r"\n\s*\n", docstring):
-        lines = []
-        for line in map(str.strip, paragraph.splitlines()):
-            if line.startswith((">>>", "$ ")):
-                break  # what an example prints goes on to the end of the paragraph
-            if not _SIGNATURE.fullmatch(line):
-                lines.append(line)
-        found += filter(_is_prose, map(str.strip, segment("en", " ".join(lines))))
-    return found
-
-
-def _is_prose(text: str) -> bool:
-    letters = sum(character.isalpha() or character in " '" for character in text)
-    return len(text.split()) >= 4 and len(text) <= 400 and letters >= 0.85 * len(text)

@@ -260,11 +260,10 @@ def test_command_line(tiny_model, tmp_path, capsys):
 def test_a_destructive_rate_is_taken_back_from_the_embedded_model():
     from sentence_transformers import SentenceTransformer
 
-    from sentence_transformers_mirror import embedded_model_path, quickstart
+    from sentence_transformers_mirror import embedded_model_path
+    from sentence_transformers_mirror.texts.docstrings import read_docstrings
 
-    texts = [
-        f"{docstring.first} {' '.join(docstring.rest)}" for docstring in quickstart.read_docstrings() if docstring.rest
-    ]
+    texts = [f"{docstring.first} {' '.join(docstring.rest)}" for docstring in read_docstrings() if docstring.rest]
     model = SentenceTransformer(embedded_model_path())
     original = weights(model)
     result = mirror_tune(model, texts, learning_rate=1e-2, batch_size=100, max_texts=1000, max_length=40)

@@ -10,7 +10,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from sentence_transformers_mirror import Hit, SearchIndex, quickstart
-from sentence_transformers_mirror.quickstart import Docstring, read_docstrings, sentences, split
+from sentence_transformers_mirror.texts.docstrings import Docstring, read_docstrings, sentences, split
 
 ASTRAY = [
     "How long do I boil an egg?",

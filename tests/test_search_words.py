@@ -17,8 +17,8 @@ from plain_bm25 import plain_bm25, plain_terms
 from test_search_stateful import embed
 
 from sentence_transformers_mirror import embedded_model_path
-from sentence_transformers_mirror.quickstart import read_docstrings
 from sentence_transformers_mirror.search import SearchIndex, fusion, saving, store, words
+from sentence_transformers_mirror.texts.docstrings import read_docstrings
 
 LANGUAGES = """The cat sat on the mat. Die Straße ist groß, STRASSE! Добро пожаловать в Москву
 नमस्ते दुनिया 東京の天気とカタカナ, ﬁne ｆｕｌｌ e\u0301 é Ünï İstanbul ΣΊΣΥΦΟΣ ^ a_b c-d don't x²½ 7 🙂 'tis"""

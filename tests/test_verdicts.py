@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from sentence_transformers_mirror import embedded_model_path, mirror_tune, quickstart
+from sentence_transformers_mirror import embedded_model_path, mirror_tune
 from sentence_transformers_mirror.evidence.parts import split_parts
 from sentence_transformers_mirror.evidence.verdict import judge, measure
+from sentence_transformers_mirror.texts.docstrings import read_docstrings
 
 pytestmark = pytest.mark.quality
 
@@ -22,11 +23,7 @@ pytestmark = pytest.mark.quality
 def docstrings():
     """Of a part of the standard library, first sentence and the rest."""
     library = Path(sysconfig.get_paths()["stdlib"])
-    found = [
-        entry
-        for name in ("asyncio", "email", "http", "logging")
-        for entry in quickstart.read_docstrings(library / name)
-    ]
+    found = [entry for name in ("asyncio", "email", "http", "logging") for entry in read_docstrings(library / name)]
     return [(entry.first, " ".join(entry.rest)) for entry in found if entry.rest]
 
 

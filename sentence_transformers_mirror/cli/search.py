@@ -39,24 +39,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    threshold = args.threshold
-    if threshold not in (None, "auto"):
-        try:
-            threshold = float(threshold)
-        except ValueError:
-            raise ValueError(f'--threshold is a number from -1 to 1 or "auto", not {threshold!r}.') from None
-    where: dict[str, list] = {}
-    for condition in args.where:
-        key, equals, value = condition.partition("=")
-        if not equals:
-            raise ValueError(f"--where takes KEY=VALUE, not {condition!r}.")
-        where.setdefault(key, []).append(value)
-        try:
-            meant = json.loads(value)  # 7 is meant as the number or as the string
-            if not isinstance(meant, (list, dict)):  # which no condition can ask for
-                where[key].append(meant)
-        except (ValueError, RecursionError):
-            pass
+    threshold, where = _threshold(args.threshold), _conditions(args.where)
     if args.top_k < 1:
         raise ValueError(f"--top-k must be at least 1, not {args.top_k}.")
     from sentence_transformers_mirror.scalars import whole_number
@@ -66,11 +49,7 @@ def run(args: argparse.Namespace) -> int:
     check_choice("--fusion", args.fusion, list(fusion.FUSIONS))
     fusion.check(args.mode, args.weight, args.fusion)
     whole_number(args.candidates, "candidates", 1)
-    if args.mode == "words":
-        if threshold == "auto" or (threshold is not None and not threshold >= 0):
-            raise ValueError(f"--threshold is a BM25 score with --mode words, a number from 0, not {threshold}.")
-    elif threshold not in (None, "auto") and not -1 <= threshold <= 1:
-        raise ValueError(f'--threshold is a number from -1 to 1 or "auto", not {threshold}.')
+    _check_threshold(threshold, args.mode)
     hits = opened(args, where, embeds=args.mode != "words").search(
         args.query,
         top_k=args.top_k,
@@ -91,6 +70,40 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print_table(hits)
     return 0 if hits else NO_HITS
+
+
+def _threshold(text: str | None) -> float | str | None:
+    if text in (None, "auto"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f'--threshold is a number from -1 to 1 or "auto", not {text!r}.') from None
+
+
+def _check_threshold(threshold: float | str | None, mode: str) -> None:
+    if mode == "words":
+        if threshold == "auto" or (threshold is not None and not threshold >= 0):
+            raise ValueError(f"--threshold is a BM25 score with --mode words, a number from 0, not {threshold}.")
+    elif threshold not in (None, "auto") and not -1 <= threshold <= 1:
+        raise ValueError(f'--threshold is a number from -1 to 1 or "auto", not {threshold}.')
+
+
+def _conditions(texts: list[str]) -> dict[str, list]:
+    """What metadata must be: a value as it stands, or as the number, truth value or null that it spells."""
+    where: dict[str, list] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--where takes KEY=VALUE, not {text!r}.")
+        where.setdefault(key, []).append(value)
+        try:
+            meant = json.loads(value)
+            if not isinstance(meant, (list, dict)):  # which no condition can ask for
+                where[key].append(meant)
+        except (ValueError, RecursionError):
+            pass
+    return where
 
 
 def _print_table(hits: list) -> None:

@@ -6,7 +6,6 @@ One HTML file that needs no network and runs no script: pictures lie in it as da
 from __future__ import annotations
 
 import base64
-import html
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 try:
+    from jinja2 import Environment, FileSystemLoader
     from matplotlib.figure import Figure
 except ImportError as error:
-    raise ImportError("The report needs matplotlib: pip install 'sentence-transformers-mirror[plot]'.") from error
+    raise ImportError(
+        "The report needs matplotlib and jinja2: pip install 'sentence-transformers-mirror[plot]'."
+    ) from error
 
 from sentence_transformers_mirror.environment import environment
 from sentence_transformers_mirror.evidence import geometry
@@ -51,18 +53,6 @@ _GEOMETRY = {
     "effective rank": "how many directions are in use",
     "mean cosine of random pairs": "how alike texts seem that have nothing to do with each other",
 }
-
-_STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c1917}
-h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.5rem}
-.verdict{padding:1rem 1.25rem;border-left:.5rem solid;background:#f5f5f4;font-size:1.2rem}
-.better{border-color:#3f6212}.worse,.damaged{border-color:#b91c1c}.no{border-color:#8a8f98}
-table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.3rem .5rem;border-bottom:1px solid #e7e5e4;
-vertical-align:top}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}td.n{white-space:nowrap}
-img{max-width:100%}.new{background:#ffedd5}.gone{color:#8a8f98;text-decoration:line-through}
-small,.note{color:#57534e}ol{margin:0;padding-left:1.2rem}li,code{overflow-wrap:anywhere}
-.near{table-layout:fixed}summary{cursor:pointer;margin:.5rem 0}
-"""
 
 
 def write_report(
@@ -210,87 +200,25 @@ def _neighbours(parts: Parts, measured: list[Measurement], seed: int) -> list[Ne
     ]
 
 
-def _page(
-    found: Evidence,
-    pictures: dict[str, bytes],
-    neighbours: list[Neighbours],
-    scores: list[list[Score]],
-) -> str:
-    words = {key: f"{found.words[key]:.3f}" for key in ("everywhere", "among look-alikes")}
-    sections = [
-        "<h1>Did tuning help?</h1>",
-        f"<p class='verdict {found.verdict.split()[0]}'><b>{_sentence(found)}</b><br>"
-        f"The mean reciprocal rank changed by {found.difference:+.3f} (95% interval {found.low:+.3f} to "
-        f"{found.high:+.3f}).</p>",
-        f"<p>No labels were used. {found.pairs:,} pairs of parts that belong together ({found.structure}) were cut "
-        f"from {found.documents:,} texts. One part is the question; a good model finds the other part near the top of "
-        "all other texts. If it is always first, the mean reciprocal rank is 1; if it is second, 0.5; tenth, 0.1. It "
-        f"is better if the whole interval is above {found.least_gain:g}, and worse if it is below "
-        f"{-found.least_loss:g}: where labels were looked at, smaller falls went with better scores as well as with "
-        "worse ones.</p>",
-        "<h2>How high the right text ranks</h2>",
-        _image(pictures["ranks"], "Mean reciprocal ranks before, after and of TF-IDF, with intervals"),
-        "<p class=note>Lines are 95% intervals over texts. Look-alikes are the texts that share the most telling "
-        "words, so that among them words tell less. Comparing words (TF-IDF) reaches "
-        f"{words['everywhere']} and {words['among look-alikes']}; a model below that is not worth its cost for search "
-        "in such texts.</p>",
-    ]
-    if scores:
-        rows = list(zip(*scores, strict=True))
-        absent = dict.fromkeys(old.name for old, _ in rows if old.value is None)
-        sections += [
-            "<h2>Where there are labels</h2>",
-            "<table><tr><th>set<th>measure<th class=n>before<th class=n>after<th class=n>pairs or mentions</tr>",
-            *(
-                f"<tr><td>{_text(old.name)}<td>{old.metric}<td class=n>{old.value:.2f}<td class=n>{new.value:.2f}"
-                f"<td class=n>{old.size:,}</tr>"
-                for old, new in rows
-                if old.value is not None
-            ),
-            "</table>",
-        ]
-        if absent:
-            sections.append(f"<p class=note>Absent: {', '.join(map(_text, absent))}.</p>")
-    sections += [
-        "<h2>How alike texts seem to the model</h2>",
-        _image(pictures["cosines"], "Histograms of cosine similarity before and after"),
-        "<p class=note>The further the two hills are apart, the easier it is to set a threshold. That hills move to "
-        "the left is no loss: what counts is the gap.</p>",
-    ]
-    if "loss" in pictures:
-        sections += ["<h2>The loss while tuning</h2>", _image(pictures["loss"], "Loss by step")]
-    sections += [
-        "<h2>Where the vectors lie</h2>",
-        _image(pictures["spectrum"], "Cumulative share of the variance by principal axis"),
-        "<p class=note>A curve that rises at once uses few directions. These numbers describe; they have no vote in "
-        "the verdict, since they are known to follow the quality of search poorly.</p>",
-        "<table><tr><th><th class=n>before<th class=n>after<th></tr>",
-        *(
-            f"<tr><td>{name}<td class=n>{found.before[name]:.3g}<td class=n>{found.after[name]:.3g}"
-            f"<td class=note>{meaning}</tr>"
-            for name, meaning in _GEOMETRY.items()
-        ),
-        "</table>",
-        "<h2>What changed for some of the texts</h2>",
-        f"<p class=note>The {_NEIGHBOURS} nearest texts; struck through are those that left, marked those that "
-        "came.</p>",
-        _table_of(neighbours[:_OPEN]),
-    ]
-    if neighbours[_OPEN:]:
-        sections.append(
-            f"<details><summary>{len(neighbours) - _OPEN} more</summary>{_table_of(neighbours[_OPEN:])}</details>"
-        )
+def _page(found: Evidence, pictures: dict[str, bytes], neighbours: list[Neighbours], scores: list[list[Score]]) -> str:
+    """The template filled in; what comes from data is escaped there."""
+    here = Path(__file__).parent
+    page = Environment(loader=FileSystemLoader(here), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page.filters["glance"] = _glance
+    sets = list(zip(*scores, strict=True))
     made = environment()
-    versions = ", ".join(f"{name} {value}" for name, value in made.items() if name != "command")
-    sections.append(
-        f"<p><small>Made by <code>{html.escape(made['command'])}</code> with {html.escape(versions)}.</small></p>"
-    )
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        "<meta name=viewport content='width=device-width'>"
-        "<meta http-equiv=Content-Security-Policy "
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
-        f"<title>Did tuning help?</title><style>{_STYLE}</style>\n" + "\n".join(sections) + "\n</html>\n"
+    return page.get_template("report.html.jinja").render(
+        found=found,
+        sentence=_sentence(found),
+        pictures={name: base64.b64encode(picture).decode() for name, picture in pictures.items()},
+        sets=[(old, new) for old, new in sets if old.value is not None],
+        absent=list(dict.fromkeys(old.name for old, _ in sets if old.value is None)),
+        geometry=_GEOMETRY,
+        nearest=_NEIGHBOURS,
+        shown=neighbours[:_OPEN],
+        folded=neighbours[_OPEN:],
+        command=made["command"],
+        versions=", ".join(f"{name} {value}" for name, value in made.items() if name != "command"),
     )
 
 
@@ -298,23 +226,6 @@ def _sentence(found: Evidence) -> str:
     return _SENTENCES["small fall" if found.verdict == "no evidence" and found.high < 0 else found.verdict]
 
 
-def _table_of(neighbours: list[Neighbours]) -> str:
-    rows = (
-        f"<tr><td>{_text(text)}<td>{_list(near[0], 'gone')}<td>{_list(near[1], 'new')}</tr>"
-        for text, near in neighbours
-    )
-    return f"<table class=near><tr><th>text<th>nearest before<th>nearest after</tr>{''.join(rows)}</table>"
-
-
-def _image(picture: bytes, words: str) -> str:
-    return f"<img alt='{words}' src='data:image/png;base64,{base64.b64encode(picture).decode()}'>"
-
-
-def _list(texts: list[tuple[str, bool]], changed: str) -> str:
-    items = (f"<li><span class={changed}>{_text(text)}</span>" if new else f"<li>{_text(text)}" for text, new in texts)
-    return f"<ol>{''.join(items)}</ol>"
-
-
-def _text(text: str) -> str:
-    """Escaped, and no longer than can be read at a glance."""
-    return html.escape(text if len(text) <= _GLANCE else text[: _GLANCE - 3] + "...")
+def _glance(text: str) -> str:
+    """No more of a text than can be read at a glance."""
+    return text if len(text) <= _GLANCE else text[: _GLANCE - 3] + "..."

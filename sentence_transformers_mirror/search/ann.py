@@ -70,14 +70,7 @@ def _approximate(
             # Nearly always all is there at once. In Python: the first call of a numpy function after FAISS has swept
             # the caches takes longer than a loop over ten numbers.
             if near.shape[1] >= top_k and not any(-1 in line for line in near.tolist()):
-                if coarse is None or not structure.whole:
-                    return rescored(vectors, queries, near, top_k)
-                for number, line in enumerate(coarse.tolist()):
-                    # Near ties may be ties: FAISS need not add up equal rows in the same order.
-                    if any(better - worse < MARGIN for better, worse in itertools.pairwise(line)):
-                        one = slice(number, number + 1)
-                        coarse[one], near[one] = rescored(vectors, queries[one], near[one], near.shape[1])
-                return coarse[:, :top_k], near[:, :top_k]
+                return _settled(vectors, structure, queries, coarse, near, top_k)
             scores, rows = np.empty((len(queries), top_k), np.float32), np.empty((len(queries), top_k), np.int64)
         enough = np.count_nonzero(near >= 0, axis=1) >= top_k
         if enough.any():
@@ -92,3 +85,22 @@ def _approximate(
     if len(pending):
         scores[pending], rows[pending] = exact(vectors, queries[pending], top_k, allowed)
     return scores, rows
+
+
+def _settled(
+    vectors: Vectors,
+    structure: Structure,
+    queries: np.ndarray,
+    coarse: np.ndarray | None,
+    near: np.ndarray,
+    top_k: int,
+) -> Near:
+    """The best of candidates that are enough, by the structure's own scores where these are those of the vectors."""
+    if coarse is None or not structure.whole:
+        return rescored(vectors, queries, near, top_k)
+    for number, line in enumerate(coarse.tolist()):
+        # Near ties may be ties: FAISS need not add up equal rows in the same order.
+        if any(better - worse < MARGIN for better, worse in itertools.pairwise(line)):
+            one = slice(number, number + 1)
+            coarse[one], near[one] = rescored(vectors, queries[one], near[one], near.shape[1])
+    return coarse[:, :top_k], near[:, :top_k]
