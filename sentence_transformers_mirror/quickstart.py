@@ -57,7 +57,7 @@ def run(
 
     Args:
         output_dir: Where to leave the tuned model (``model``) and the index (``index``).
-        seed: Of the split, the samples and the tuning.
+        seed: Seed for the split, the samples and the tuning.
         overwrite: Whether to replace what an earlier run left there.
         max_documents: Docstrings to tune on, at least 2; more are sampled.
         max_pairs: Held-out docstrings to measure on, at least 50; more are sampled.
@@ -156,9 +156,9 @@ class Docstring:
     """The prose of one documentation string.
 
     Attributes:
-        file: Module file it stands in, relative to the library.
-        name: What it documents, such as ``shutil.copyfile``.
-        first: Its first sentence.
+        file: The file of the module, relative to the library.
+        name: The name that the docstring documents, such as ``shutil.copyfile``.
+        first: The first sentence of the docstring.
         rest: The other sentences; there may be none.
     """
 
@@ -214,8 +214,8 @@ def split(docstrings: list[Docstring], seed: int) -> tuple[list[str], list[tuple
     """Two thirds of the module files to tune on, the others to measure on.
 
     Args:
-        docstrings: Of `read_docstrings`.
-        seed: Of the choice of files.
+        docstrings: The docstrings that `read_docstrings` gives.
+        seed: Seed for the choice of files.
 
     Returns:
         The distinct docstrings of the training part; and of each docstring of the held-out part that has more than one

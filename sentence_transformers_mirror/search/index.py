@@ -142,10 +142,10 @@ class SearchIndex:
             kind: How to search: ``flat`` (exact), ``hnsw``, ``ivf-flat``, ``ivf-sq8``, ``ivf-pq``, a factory string
                 of FAISS, or ``auto``: exact while a measured scan takes at most ``max_latency``, else inverted lists.
             recall: Recall@10 that anything but ``flat`` is tuned to on rows of the index, in (0, 1).
-            max_latency: Seconds for one query, for ``auto``.
+            max_latency: Seconds that one query may take, for ``auto``.
             max_memory: Bytes of vectors, above which ``auto`` keeps them quantised to one byte a number.
             dimensions: Keep only so many dimensions of a vector, for Matryoshka models.
-            language: Whose words are stemmed for a search by words, such as ``english``; None leaves them as they are.
+            language: Language whose words are stemmed for a search by words, such as ``english``; None stems none.
             passages: Cut texts into passages of at most so many tokens, at the ends of sentences where there are any,
                 and find a text by its best one; None embeds a text as a whole, as far as the model reads.
             path: Write the index here while it is built; it is then open (memory-mapped).
@@ -342,7 +342,7 @@ class SearchIndex:
                 or ``{"year": lambda year: year > 2020}``.
             mode: By ``meaning``, the cosine similarity of embeddings; by ``words``, BM25, which needs no model and
                 finds only texts with a word of the query; or by ``both``.
-            weight: Of meaning in ``both``, from 0 to 1; by default 0.3, and 0.5 with ``rrf``.
+            weight: The weight of meaning in ``both``, from 0 to 1; by default 0.3, and 0.5 with ``rrf``.
             fusion: How ``both`` makes one order of two: ``convex`` adds the scores, each scaled so that 1 is the best
                 and 0 a text at random; ``rrf`` adds reciprocal ranks.
             rerank: Who takes a second look: a ``CrossEncoder``, its name or path, or a function that takes a list of
@@ -456,10 +456,10 @@ class SearchIndex:
         of 0.01 still lets ten thousand unrelated texts pass; ``top_k`` then keeps the best.
 
         Args:
-            false_positive_rate: In (0, 1).
+            false_positive_rate: Share of unrelated texts that may pass, in (0, 1).
             queries: Examples of what is asked. By default parts of up to 300 texts of the index, 5 words in a row,
                 are asked instead; in an index without a model its texts, which sets the bar higher.
-            seed: Of the sample of up to 2,000 texts that they are compared with.
+            seed: Seed for the sample of up to 2,000 texts that they are compared with.
 
         Returns:
             The score, -1 to 1.

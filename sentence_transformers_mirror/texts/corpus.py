@@ -35,8 +35,8 @@ class CorpusReport:
     """What became of the texts that were read.
 
     Attributes:
-        read: Texts read (sentences, if documents were split).
-        kept: Texts in the corpus.
+        read: Number of texts that were read (of sentences, if documents were split).
+        kept: Number of texts in the corpus.
         dropped: Number of texts left out, by reason: ``empty``, ``duplicate``, ``undecodable``, ``sampled out``.
     """
 
@@ -67,10 +67,10 @@ def load_corpus(
             each heading, which is its title.
         column: The column with the texts; may be left out if there is only one column of strings, or one named "text".
         title: The column with their titles, which may be empty; by default one named "title", if there is one.
-        max_texts: Sample so many, if there are more.
-        seed: Of the sample.
+        max_texts: Largest number of texts; more are sampled.
+        seed: Seed for sampling.
         split_sentences: Whether to split each text into sentences.
-        language: Of the sentences, an ISO 639-1 code; only for splitting.
+        language: The language of the sentences, an ISO 639-1 code; it matters for splitting only.
 
     Returns:
         A dataset with the column ``text``, and ``title`` where a text has one, in the order of the source; and the

@@ -51,7 +51,7 @@ class DocumentViews:
             none, and a body that begins with its title loses it first.
         sentences: Share of the others that are asked by a sentence, in [0, 1].
         deleted: Probability to leave out a word, in [0, 1).
-        language: Of the texts, an ISO 639-1 code, for finding sentences.
+        language: The language of the texts, an ISO 639-1 code, by which sentences are found.
 
     Raises:
         ValueError: If titles, sentences or deleted is out of range.

@@ -43,7 +43,7 @@ def nt_xent(
     Args:
         a: First views, shape (N, dim).
         b: Second views, shape (N, dim); row i belongs to row i of ``a``.
-        temperature: Divides the cosine similarities; above 0.
+        temperature: The number, above 0, that cosine similarities are divided by.
         row_ids: What the rows are, integers of shape (N,) or (N, m). Rows that share any id are the same text and
             no negatives of each other.
         negatives: Further negatives of every anchor, shape (M, dim).
@@ -148,8 +148,8 @@ class MirrorLoss(nn.Module):
 
         Args:
             model: The SentenceTransformer to tune.
-            temperature: Divides the cosine similarities, above 0. The paper uses 0.04 for sentences and phrases and
-                0.2 for words.
+            temperature: The number that cosine similarities are divided by. The paper uses 0.04 for sentences and
+                phrases, and 0.2 for words.
             mask: Makes the second view of a single text column; see
                 :class:`~sentence_transformers_mirror.TokenSpanMask`. With None only dropout tells the views apart.
             ignore_duplicates: Whether equal texts in a batch are left out of each other's negatives. False is what

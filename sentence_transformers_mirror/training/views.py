@@ -157,8 +157,8 @@ class CharSpanMask:
     drawn is the span hidden; the released code hides the first occurrence of its text.
 
     Args:
-        tokenizer: Whose mask token to write.
-        span: Characters to hide; the paper uses 5 for sentences and 2 for phrases.
+        tokenizer: The tokenizer whose mask token is written.
+        span: Number of characters to hide; the paper uses 5 for sentences and 2 for phrases.
         min_length: Texts with fewer characters are left alone, as in the released code.
 
     Raises:
@@ -188,7 +188,7 @@ def two_views(mask: Callable[[str], str]) -> Callable[[dict[str, list[str]]], di
     DataLoader workers if the mask can.
 
     Args:
-        mask: Maps a text to its masked view, such as ``CharSpanMask(model.tokenizer)``.
+        mask: A function from a text to its masked view, such as ``CharSpanMask(model.tokenizer)``.
     """
     return partial(_two_views, mask=mask)
 
