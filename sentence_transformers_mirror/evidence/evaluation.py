@@ -67,6 +67,12 @@ class Score:
         metric: ``spearman_cosine``, ``accuracy@1`` or ``accuracy@5``.
         value: The score times 100, as papers print it; None if the set is absent.
         size: Number of pairs or mentions; 0 if the set is absent.
+
+    Example:
+        >>> from sentence_transformers_mirror.evidence.evaluation import Score
+        >>> score = Score("sts", "STS-B", "spearman_cosine", 65.2, 1379)
+        >>> f"{score.name}: {score.value}"
+        'STS-B: 65.2'
     """
 
     suite: str
@@ -95,6 +101,17 @@ def evaluate(
         FileNotFoundError: If there is no such folder, or none of the sets is in it.
         OSError: If the model cannot be loaded.
         ValueError: If there is no such suite, a set is damaged, or all vectors of the model are equal.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from sentence_transformers_mirror import embedded_model_path, evaluate
+        >>> Path("labelled").mkdir()
+        >>> pairs = ["5\\ta dog\\tthe dog", "3\\ta dog\\ta cat", "0\\ta dog\\ta loan"]
+        >>> table = "\\n".join(["score\\tsentence1\\tsentence2", *pairs])
+        >>> _ = Path("labelled", "STSB.test.tsv").write_text(table)
+        >>> scores = evaluate(embedded_model_path(), "labelled", "sts")
+        >>> [round(score.value) for score in scores if score.name == "STS-B"]
+        [100]
     """
     scores = []
     sets = labelled_sets(folder, suite, batch_size)

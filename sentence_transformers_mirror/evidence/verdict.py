@@ -79,6 +79,13 @@ class Evidence:
         structure: What the parts are.
         least_gain: Rise that would have counted.
         least_loss: Fall that would have counted.
+
+    Example:
+        >>> from sentence_transformers_mirror import compare, embedded_model_path
+        >>> texts = [f"House {number} has a garden. It was built in {1800 + number}." for number in range(60)]
+        >>> evidence = compare(embedded_model_path(), embedded_model_path(), texts)
+        >>> evidence.documents, sorted(evidence.words)
+        (60, ['among look-alikes', 'everywhere'])
     """
 
     verdict: Verdict
@@ -127,6 +134,15 @@ def compare(
     Raises:
         OSError: If a model cannot be loaded.
         ValueError: If there are fewer than 50 texts, or a model makes vectors that are not numbers.
+
+    Example:
+        >>> from sentence_transformers import SentenceTransformer
+        >>> from sentence_transformers_mirror import compare, embedded_model_path
+        >>> model = SentenceTransformer(embedded_model_path())
+        >>> texts = [f"House {number} has a garden. It was built in {1800 + number}." for number in range(60)]
+        >>> evidence = compare(model, model, texts)  # a model is no better than itself
+        >>> evidence.verdict, evidence.difference
+        ('no evidence', 0.0)
     """
     if isinstance(texts, (str, Path)):
         from sentence_transformers_mirror.texts.corpus import load_corpus

@@ -23,6 +23,14 @@ class Hit:
         words: The BM25 score, 0 if no word of the query occurs; None after a search by meaning.
         passage: The best passage of the text; None if the index does not cut texts.
         span: Where the passage begins and ends in the text, in characters; or None.
+
+    Example:
+        >>> from sentence_transformers_mirror import SearchIndex, embedded_model_path
+        >>> texts = ["Open a file.", "Close a window."]
+        >>> index = SearchIndex.build(embedded_model_path(), texts, ids=["file", "window"])
+        >>> best = index.search("how do I open a file?")[0]
+        >>> best.id, best.text
+        ('file', 'Open a file.')
     """
 
     # Without a dictionary each: a thousand queries have ten thousand hits, and making these must not take longer than

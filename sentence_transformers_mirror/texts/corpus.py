@@ -38,6 +38,12 @@ class CorpusReport:
         read: Number of texts that were read (of sentences, if documents were split).
         kept: Number of texts in the corpus.
         dropped: Number of texts left out, by reason: ``empty``, ``duplicate``, ``undecodable``, ``sampled out``.
+
+    Example:
+        >>> from sentence_transformers_mirror import load_corpus
+        >>> dataset, report = load_corpus(["It rains.", "It  rains.", "", "The sun is out."])
+        >>> report.read, report.kept, report.dropped["duplicate"]
+        (4, 2, 1)
     """
 
     read: int
@@ -80,6 +86,12 @@ def load_corpus(
         FileNotFoundError: If there is no such file.
         ValueError: If the source is a dictionary or a data frame (pass the list of its texts) or binary, has no such
             column, holds something else than strings, or no text at all.
+
+    Example:
+        >>> from sentence_transformers_mirror import load_corpus
+        >>> dataset, report = load_corpus(["It rains.", "It  rains.", "", "The sun is out."])
+        >>> dataset["text"][:]
+        ['It rains.', 'The sun is out.']
     """
     if max_texts is not None:
         max_texts = whole_number(max_texts, "max_texts", 1)

@@ -55,6 +55,15 @@ class DocumentViews:
 
     Raises:
         ValueError: If titles, sentences or deleted is out of range.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> from sentence_transformers_mirror import DocumentViews
+        >>> documents = {"title": ["Budget"], "text": ["The parliament voted on Tuesday. It postponed the budget."]}
+        >>> dataset = Dataset.from_dict(documents)
+        >>> dataset.set_transform(DocumentViews(titles=1.0))
+        >>> dataset[0]["anchor"], sorted(dataset[0])
+        ('Budget', ['anchor', 'label', 'positive'])
     """
 
     titles: float = 0.4

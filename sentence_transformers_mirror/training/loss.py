@@ -56,6 +56,13 @@ def nt_xent(
 
     Raises:
         ValueError: If the temperature is not above 0.
+
+    Example:
+        >>> import torch
+        >>> from sentence_transformers_mirror import nt_xent
+        >>> a, b = torch.eye(2, 3), torch.eye(2, 3)
+        >>> round(nt_xent(a, b, temperature=0.5).item(), 3)
+        0.24
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, not {temperature}; the paper uses 0.04 for sentences.")
@@ -192,20 +199,19 @@ class MirrorLoss(nn.Module):
               columns is SimCSE: dropout only, one direction, half the negatives.
 
         Example:
-            ::
-
-                from datasets import Dataset
-                from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
-                from sentence_transformers_mirror import MirrorLoss
-
-                model = SentenceTransformer("bert-base-uncased")
-                train_dataset = Dataset.from_dict({"text": ["It's nice weather outside today.", "He drove to work."]})
-                trainer = SentenceTransformerTrainer(
-                    model=model,
-                    train_dataset=train_dataset,
-                    loss=MirrorLoss(model),
-                )
-                trainer.train()
+            >>> from datasets import Dataset
+            >>> from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+            >>> from sentence_transformers_mirror import MirrorLoss, embedded_model_path
+            >>> model = SentenceTransformer(embedded_model_path())
+            >>> train_dataset = Dataset.from_dict({"text": ["It's nice weather today.", "He drove to work."]})
+            >>> trainer = SentenceTransformerTrainer(
+            ...     model=model,
+            ...     train_dataset=train_dataset,
+            ...     loss=MirrorLoss(model),
+            ... )
+            >>> trainer.train().global_step
+            {'train_runtime': ...}
+            3
 
         Raises:
             ValueError: If the temperature is not above 0, groups is below 1, or the model reads no text; in a step, if

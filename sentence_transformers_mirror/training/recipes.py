@@ -34,6 +34,13 @@ class Recipe:
         max_length: Number of tokens that tuning reads of a text; the model keeps its own limit afterwards.
         ignore_duplicates: Whether equal texts in a batch are left out of each other's negatives.
         views: What makes the two views of a document; None for the same text twice, with mask and dropout.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from sentence_transformers_mirror import RECIPES
+        >>> mine = replace(RECIPES["sentence"], epochs=2, batch_size=400)
+        >>> mine.temperature, mine.epochs
+        (0.04, 2)
     """
 
     temperature: float

@@ -36,6 +36,15 @@ class TokenSpanMask(nn.Module):
 
     Raises:
         ValueError: If share is outside (0, 1).
+
+    Example:
+        >>> from sentence_transformers import SentenceTransformer
+        >>> from sentence_transformers_mirror import TokenSpanMask, embedded_model_path
+        >>> model = SentenceTransformer(embedded_model_path())
+        >>> features = model.preprocess(["The parliament postponed the budget until next year."])
+        >>> hidden = TokenSpanMask(share=0.1).bind(model.tokenizer).spans(features)
+        >>> bool(hidden.any()), bool(hidden.all())
+        (True, False)
     """
 
     def __init__(self, share: float = 0.1, min_length: int = 30) -> None:
@@ -163,6 +172,14 @@ class CharSpanMask:
 
     Raises:
         ValueError: If the tokenizer has no mask token, or span is below 1 or not below min_length.
+
+    Example:
+        >>> from sentence_transformers import SentenceTransformer
+        >>> from sentence_transformers_mirror import CharSpanMask, embedded_model_path
+        >>> model = SentenceTransformer(embedded_model_path())
+        >>> masked = CharSpanMask(model.tokenizer)("The parliament postponed the budget until next year.")
+        >>> "[MASK]" in masked
+        True
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, span: int = 5, min_length: int = 30) -> None:
@@ -189,6 +206,14 @@ def two_views(mask: Callable[[str], str]) -> Callable[[dict[str, list[str]]], di
 
     Args:
         mask: A function from a text to its masked view, such as ``CharSpanMask(model.tokenizer)``.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> from sentence_transformers_mirror import two_views
+        >>> dataset = Dataset.from_dict({"text": ["a small text"]})
+        >>> dataset.set_transform(two_views(lambda text: text.replace("small", "[MASK]")))
+        >>> dataset[0]
+        {'anchor': 'a small text', 'positive': 'a [MASK] text'}
     """
     return partial(_two_views, mask=mask)
 
