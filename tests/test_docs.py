@@ -192,6 +192,13 @@ def test_every_public_name_has_an_example():
         assert ">>>" in "".join(docstrings) or name in page, f"{name} has no example"
 
 
+def test_descriptions_of_arguments_are_phrases():
+    for path in (ROOT / "sentence_transformers_mirror").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        cut_off = re.findall(r"^ +[\w, *]+: (?:Of|As of|That|Whose|For the) .*$", text, re.M)
+        assert not cut_off, f"{path.name}: {cut_off}"
+
+
 # ---------------------------------------------------------------------------- pages
 
 

@@ -43,7 +43,7 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
             temperature: As in :class:`MirrorLoss`.
             mask: As in :class:`MirrorLoss`; drawn once a batch, before anything is embedded.
             ignore_duplicates: As in :class:`MirrorLoss`.
-            mini_batch_size: Rows embedded at a time, of like length; sets the memory, and changes no result.
+            mini_batch_size: Number of rows embedded at a time; it sets the memory and changes no result.
             gather_across_devices: As in :class:`MirrorLoss`.
             show_progress_bar: Whether to show a bar over the mini-batches of a step.
             labels_are_ids: As in :class:`MirrorLoss`.

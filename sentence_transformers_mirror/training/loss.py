@@ -157,11 +157,11 @@ class MirrorLoss(nn.Module):
             model: The SentenceTransformer to tune.
             temperature: The number that cosine similarities are divided by. The paper uses 0.04 for sentences and
                 phrases, and 0.2 for words.
-            mask: Makes the second view of a single text column; see
+            mask: What makes the second view of a single text column; see
                 :class:`~sentence_transformers_mirror.TokenSpanMask`. With None only dropout tells the views apart.
             ignore_duplicates: Whether equal texts in a batch are left out of each other's negatives. False is what
                 the paper's code does.
-            groups: Forward passes that a batch is cut into, rows of like length together, so that little padding is
+            groups: Number of forward passes for a batch, rows of like length together, so that little padding is
                 computed; 1 pads the batch to its longest row. None chooses by the device and the rows of all views,
                 see `groups_for`: 8 for 400 rows on a CPU, 1 for up to 2,047 on a GPU.
             gather_across_devices: Whether the texts of all ranks are negatives in distributed training.

@@ -53,13 +53,13 @@ class TuningResult:
     """What a run of `mirror_tune` did.
 
     Attributes:
-        steps: Optimiser steps taken.
+        steps: Number of steps of the optimiser.
         seconds: Wall-clock time of the training loop and of what the guard measures.
         guard_seconds: The part of these seconds that the guard took.
         losses: Loss of each step.
-        texts: Number of texts tuned on.
+        texts: Number of texts that the model was tuned on.
         dropped: Number of texts left out, by reason.
-        truncated: Share of the texts that are longer than the tokens read of them, in [0, 1]; of a sample of 1,000.
+        truncated: Share of a sample of 1,000 texts that are longer than the tokens read of them, in [0, 1].
         recipe: The recipe as run.
         precision: ``"bf16"`` (autocast, on float32 weights) or ``"fp32"``.
         interrupted: Whether Ctrl-C ended the run early; the model then holds the weights of the last step.
