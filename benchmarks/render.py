@@ -155,7 +155,7 @@ OF_WHAT = {
 
 
 def gains(similarity: dict, search: dict) -> str:
-    """The table that README shows, of two results."""
+    """The table of two results of which README shows a part."""
 
     def row(name: str, scores: list[dict[str, float]], ranked: bool, seeds: int | str) -> dict[str, object]:
         def mean(sets: list[str]) -> str:

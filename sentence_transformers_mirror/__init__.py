@@ -84,5 +84,11 @@ def embedded_model_path() -> str:
     """Folder of the small English encoder in this package, to start from without a network.
 
     It is for demonstrations and tests. ``SentenceTransformer(embedded_model_path())`` loads it with mean pooling.
+
+    Example:
+        >>> from sentence_transformers import SentenceTransformer
+        >>> from sentence_transformers_mirror import embedded_model_path
+        >>> SentenceTransformer(embedded_model_path()).encode("a text").shape
+        (384,)
     """
     return str(Path(__file__).parent / "embedded")

@@ -94,10 +94,10 @@ def serve(index: SearchIndex, host: str = "127.0.0.1", port: int | None = None, 
     """Serve the page, to this machine only unless told otherwise.
 
     Args:
-        index: With a model.
+        index: An index that has a model.
         host: Address to listen on; ``0.0.0.0`` lets every machine in the network search, by the address or the name
             of this one.
-        port: Or the first free one from 7860.
+        port: The port to listen on; by default the first free one from 7860.
         block: Whether to stay until interrupted.
 
     Returns:

@@ -45,12 +45,12 @@ def embed(
     laid out for it (which takes their memory twice meanwhile).
 
     Args:
-        model: Any.
-        texts: The more, the less padding.
+        model: The model to embed with.
+        texts: The texts; the more there are, the less padding is needed.
         encode: The model's method: ``encode``, ``encode_query`` or ``encode_document``.
         batch_size: Texts embedded at a time, at least 1; by default about 1,000 tokens of them, or 16,000 on a GPU.
-        done: Called with the number of texts of each batch.
-        **options: For ``encode``, such as ``prompt`` or ``truncate_dim``.
+        done: A function that is called with the number of texts of each batch.
+        **options: Options of ``encode``, such as ``prompt`` or ``truncate_dim``.
 
     Returns:
         Float32 or what the model makes, shape (texts, dim), not normalised unless the model does.

@@ -136,10 +136,10 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     """`torch.nn.functional.dropout` for tensors on a CPU.
 
     Args:
-        input: Floating point, any shape.
+        input: Numbers in floating point, of any shape.
         p: Probability of zeroing a value, in [0, 1]; the others are divided by 1 - p.
-        training: Without, the input is given back.
-        inplace: Left to torch.
+        training: Whether values are dropped; if not, the input is given back.
+        inplace: Whether to write into the input, which is left to torch.
     """
     if not training or inplace or input.device.type != "cpu" or not 1 <= p * _STEPS <= _STEPS - 1:
         return F.dropout(input, p, training, inplace)

@@ -47,7 +47,7 @@ def run(
 
     Args:
         output_dir: Where to leave the tuned model (``model``) and the index (``index``).
-        seed: Of the split, the samples and the tuning.
+        seed: Seed for the split, the samples and the tuning.
         overwrite: Whether to replace what an earlier run left there.
         max_documents: Docstrings to tune on, at least 2; more are sampled.
         max_pairs: Held-out docstrings to measure on, at least 50; more are sampled.

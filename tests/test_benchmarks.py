@@ -275,8 +275,6 @@ def test_results_are_what_the_json_says(tmp_path):
     subprocess.run([sys.executable, str(BENCHMARKS / "render.py")], check=True)
     after = [page.read_text(encoding="utf-8") for page in pages]
     assert after == before, "a page was edited by hand or not rendered"
-    table = before[0].split("## What tuning gains")[1].split("\n\n")[2].strip()
-    assert table.count("\n") > 4 and table in (BENCHMARKS.parent / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.quality

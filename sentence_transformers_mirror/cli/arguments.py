@@ -19,7 +19,7 @@ def add_verb(
     """The parser of a verb, with the flags that all have.
 
     Args:
-        run: Gets the parsed arguments and gives the exit code.
+        run: A function from the parsed arguments to the exit code.
         help: What the verb does.
         json: What ``--json`` does.
     """

@@ -44,10 +44,10 @@ class LabelledSet:
 
     Args:
         suite: ``sts``, ``words`` or ``linking``.
-        name: Of the set.
-        metrics: What is reported of it.
-        evaluator: For the host's Trainer or `mirror_tune`; None if the set is not in the folder.
-        size: Pairs or mentions; 0 if it is not there.
+        name: The name of the set.
+        metrics: The metrics that are reported for the set.
+        evaluator: An evaluator for the host's Trainer or `mirror_tune`; None if the set is not in the folder.
+        size: Number of pairs or mentions; 0 if the set is not there.
     """
 
     suite: str
@@ -63,10 +63,16 @@ class Score:
 
     Args:
         suite: ``sts``, ``words`` or ``linking``.
-        name: Of the set.
+        name: The name of the set.
         metric: ``spearman_cosine``, ``accuracy@1`` or ``accuracy@5``.
-        value: Times 100, as papers print it; None if the set is absent.
-        size: Pairs or mentions; 0 if the set is absent.
+        value: The score times 100, as papers print it; None if the set is absent.
+        size: Number of pairs or mentions; 0 if the set is absent.
+
+    Example:
+        >>> from sentence_transformers_mirror.evidence.evaluation import Score
+        >>> score = Score("sts", "STS-B", "spearman_cosine", 65.2, 1379)
+        >>> f"{score.name}: {score.value}"
+        'STS-B: 65.2'
     """
 
     suite: str
@@ -82,10 +88,10 @@ def evaluate(
     """Score a model on the labelled sets in a folder.
 
     Args:
-        model: Any, or its name or path; it is loaded once the sets were found to be whole.
-        folder: Of the sets; see `labels` for their formats.
+        model: A model, or its name or path; it is loaded once the sets were found to be whole.
+        folder: The folder of the sets; see `labels` for their formats.
         suite: ``sts``, ``words``, ``linking`` or ``all``.
-        batch_size: Texts of pairs embedded at a time, by the host.
+        batch_size: Number of texts of pairs that the host embeds at a time.
 
     Returns:
         A score for each metric of each set of the suite, absent ones included; for ``sts`` also the average of the
@@ -95,6 +101,17 @@ def evaluate(
         FileNotFoundError: If there is no such folder, or none of the sets is in it.
         OSError: If the model cannot be loaded.
         ValueError: If there is no such suite, a set is damaged, or all vectors of the model are equal.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from sentence_transformers_mirror import embedded_model_path, evaluate
+        >>> Path("labelled").mkdir()
+        >>> pairs = ["5\\ta dog\\tthe dog", "3\\ta dog\\ta cat", "0\\ta dog\\ta loan"]
+        >>> table = "\\n".join(["score\\tsentence1\\tsentence2", *pairs])
+        >>> _ = Path("labelled", "STSB.test.tsv").write_text(table)
+        >>> scores = evaluate(embedded_model_path(), "labelled", "sts")
+        >>> [round(score.value) for score in scores if score.name == "STS-B"]
+        [100]
     """
     scores = []
     sets = labelled_sets(folder, suite, batch_size)

@@ -44,8 +44,8 @@ def chance_cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cosines of unit vectors with those that are not their positives, shape (n (n - 1),), -1 to 1.
 
     Args:
-        a: Shape (n, dim).
-        b: Shape (n, dim); row i is the positive of row i. What chance gives must be of the same two kinds of texts.
+        a: First vectors, shape (n, dim).
+        b: Second vectors, shape (n, dim); row i is the positive of row i. Chance pairs the same two kinds of texts.
     """
     return (a @ b.T)[~np.eye(len(a), dtype=bool)]
 
@@ -57,7 +57,7 @@ def isotropy(vectors: np.ndarray) -> float:
     for c over the eigenvectors of their second moments. The sign of an eigenvector is arbitrary: both are taken.
 
     Args:
-        vectors: Shape (n, dim), not normalised.
+        vectors: Vectors of shape (n, dim), not normalised.
     """
     vectors = vectors.astype(np.float64)
     axes = np.linalg.eigh(vectors.T @ vectors)[1]
@@ -69,7 +69,7 @@ def mean_vector_norm(vectors: np.ndarray) -> float:
     """Length of the mean of the vectors (the paper's MVN, Table 9); 0 is centred.
 
     Args:
-        vectors: Shape (n, dim), not normalised.
+        vectors: Vectors of shape (n, dim), not normalised.
     """
     return float(np.linalg.norm(vectors.mean(axis=0)))
 
@@ -78,7 +78,7 @@ def spectrum(vectors: np.ndarray) -> np.ndarray:
     """Share of the variance along each principal axis, largest first, shape (min(n, dim),), sum 1.
 
     Args:
-        vectors: Shape (n, dim), n at least 2.
+        vectors: Vectors of shape (n, dim), n at least 2.
     """
     variances = np.linalg.svd(vectors.astype(np.float64) - vectors.mean(axis=0), compute_uv=False) ** 2
     return variances / max(variances.sum(), np.finfo(np.float64).tiny)
@@ -88,7 +88,7 @@ def effective_rank(vectors: np.ndarray) -> float:
     """Number of axes in use, 1 to dim: exp of the entropy of the square roots of `spectrum` (Roy and Vetterli 2007).
 
     Args:
-        vectors: Shape (n, dim), n at least 2.
+        vectors: Vectors of shape (n, dim), n at least 2.
     """
     shares = np.sqrt(spectrum(vectors))
     shares = shares[shares > 0]

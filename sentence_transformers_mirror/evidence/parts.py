@@ -75,8 +75,8 @@ def split_parts(
             ``title``, or ``single`` where there are no titles. The recipe `search` teaches titles, and never a first
             sentence against the rest: what was tuned by it is to be asked by the latter.
         language: An ISO 639-1 code.
-        max_documents: More are sampled.
-        seed: Of the sample and of the hidden words.
+        max_documents: Largest number of documents; more are sampled.
+        seed: Seed for the sample and the hidden words.
 
     Returns:
         Pairs, none of whose parts is there twice.

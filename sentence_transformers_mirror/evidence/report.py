@@ -74,7 +74,7 @@ def write_report(
         before, after, texts, structure, language, seed: As in `verdict.compare`.
         output: The HTML file.
         labels: Folder of labelled sets, whose scores are then on the page, too; see `evaluation.evaluate`.
-        losses: Of each step of tuning, if they are known.
+        losses: The loss of each step of tuning, if it is known.
         plots: Folder for the pictures as PNG files; made if it does not exist.
 
     Returns:

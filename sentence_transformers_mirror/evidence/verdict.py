@@ -45,7 +45,7 @@ class Measurement:
         queries: Unit vectors, float32, shape (pairs, dim).
         passages: Unit vectors, float32, shape (pairs, dim).
         everywhere: Reciprocal rank of each passage among all, float64, shape (pairs,).
-        among_look_alikes: Among the passages that share the most telling words with it.
+        among_look_alikes: The same rank among the passages that share the most telling words with it.
         geometry: What `geometry.describe` says of the passages.
         backwards: Mean of the same two where the passage asks for its query, shape (pairs,).
     """
@@ -69,17 +69,24 @@ class Evidence:
 
     Attributes:
         verdict: ``better``, ``worse`` or ``no evidence``; ``damaged`` or ``no evidence`` on single sentences.
-        difference: Of the mean reciprocal ranks, over both directions, after minus before, -1 to 1.
-        low: Lower end of its 95% interval over documents.
-        high: Upper end.
+        difference: Change of the mean reciprocal rank, over both directions, after minus before, -1 to 1.
+        low: Lower end of the 95% interval of the change, over documents.
+        high: Upper end of the same interval.
         before: ``everywhere`` and ``among look-alikes``, mean reciprocal ranks, and the geometry, which has no vote.
-        after: The same.
+        after: The same numbers after tuning.
         words: The same two ranks of TF-IDF, the floor that an encoder must clear to be worth its cost.
-        pairs: Parts ranked.
-        documents: Texts they are from.
+        pairs: Number of pairs of parts that were ranked.
+        documents: Number of texts that the pairs are from.
         structure: What the parts are.
         least_gain: Rise that would have counted.
         least_loss: Fall that would have counted.
+
+    Example:
+        >>> from sentence_transformers_mirror import compare, embedded_model_path
+        >>> texts = [f"House {number} has a garden. It was built in {1800 + number}." for number in range(60)]
+        >>> evidence = compare(embedded_model_path(), embedded_model_path(), texts)
+        >>> evidence.documents, sorted(evidence.words)
+        (60, ['among look-alikes', 'everywhere'])
     """
 
     verdict: Verdict
@@ -128,15 +135,15 @@ def compare(
 
     Args:
         before: A model, or its name or path; it is loaded once the texts were found to be of use.
-        after: Another one, or the same after tuning.
+        after: Another model, or the same one after tuning.
         texts: Documents that neither was tuned on: strings, or pairs of title and text; or a file of them, as for
             `load_corpus`.
-        structure: As in `split_parts`.
-        language: Of the texts, an ISO 639-1 code, for finding sentences.
-        max_documents: More are sampled.
+        structure: How texts are cut: ``first``, ``title``, ``halves``, ``neighbours``, ``single`` or ``auto``.
+        language: The language of the texts, an ISO 639-1 code, by which sentences are found.
+        max_documents: Largest number of documents; more are sampled.
         least_gain: Rise of the mean reciprocal rank that the whole interval must exceed for *better*.
         least_loss: Fall that it must exceed for *worse*.
-        seed: Of samples and of the bootstrap.
+        seed: Seed for samples and for the bootstrap.
 
     Returns:
         The verdict with its numbers; the same arguments give the same.
@@ -144,6 +151,15 @@ def compare(
     Raises:
         OSError: If a model cannot be loaded.
         ValueError: If there are fewer than 50 texts, or a model makes vectors that are not numbers.
+
+    Example:
+        >>> from sentence_transformers import SentenceTransformer
+        >>> from sentence_transformers_mirror import compare, embedded_model_path
+        >>> model = SentenceTransformer(embedded_model_path())
+        >>> texts = [f"House {number} has a garden. It was built in {1800 + number}." for number in range(60)]
+        >>> evidence = compare(model, model, texts)  # a model is no better than itself
+        >>> evidence.verdict, evidence.difference
+        ('no evidence', 0.0)
     """
     if isinstance(texts, (str, Path)):
         from sentence_transformers_mirror.texts.corpus import load_corpus
@@ -161,9 +177,9 @@ def measure(model: SentenceTransformer, parts: Parts, prompt: str | None = None)
     """Rank the parts with a model.
 
     Args:
-        model: Any.
-        parts: Of `split_parts`.
-        prompt: Put before each text; by default the model's own default prompt, if it has one.
+        model: The model to measure.
+        parts: The parts that `split_parts` gives.
+        prompt: The prompt to put before each text; by default the model's own default prompt, if it has one.
     """
     queries, passages = np.split(embed(model, [*parts.queries, *parts.passages], prompt=prompt), 2)
     everywhere = reciprocal_ranks(queries, passages)  # complains about vectors that are not numbers
@@ -214,9 +230,9 @@ def bootstrap(values: np.ndarray, documents: np.ndarray, seed: int = 0) -> tuple
     """The 95% interval of a mean, by drawing documents with replacement 2,000 times.
 
     Args:
-        values: Shape (n,).
+        values: The values, shape (n,).
         documents: The document of each value, integers, shape (n,): values of one document are drawn together.
-        seed: Of the draws.
+        seed: Seed for the draws.
     """
     numbers = np.unique(documents, return_inverse=True)[1]
     sums, counts = np.bincount(numbers, values), np.bincount(numbers)

@@ -19,7 +19,7 @@ def read_table(content: np.ndarray, schemas: Sequence[pa.Schema], nullable: Sequ
 
     Args:
         content: The bytes, uint8.
-        schemas: One of these its columns must have.
+        schemas: The schemas of which the columns must have one.
         nullable: Columns that may have nulls.
 
     Raises:

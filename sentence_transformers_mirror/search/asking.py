@@ -90,7 +90,7 @@ class Asked(Base):
                 or ``{"year": lambda year: year > 2020}``.
             mode: By ``meaning``, the cosine similarity of embeddings; by ``words``, BM25, which needs no model and
                 finds only texts with a word of the query; or by ``both``.
-            weight: Of meaning in ``both``, from 0 to 1; by default 0.3, and 0.5 with ``rrf``.
+            weight: The weight of meaning in ``both``, from 0 to 1; by default 0.3, and 0.5 with ``rrf``.
             fusion: How ``both`` makes one order of two: ``convex`` adds the scores, each scaled so that 1 is the best
                 and 0 a text at random; ``rrf`` adds reciprocal ranks.
             rerank: Who takes a second look: a ``CrossEncoder``, its name or path, or a function that takes a list of
@@ -204,10 +204,10 @@ class Asked(Base):
         of 0.01 still lets ten thousand unrelated texts pass; ``top_k`` then keeps the best.
 
         Args:
-            false_positive_rate: In (0, 1).
+            false_positive_rate: Share of unrelated texts that may pass, in (0, 1).
             queries: Examples of what is asked. By default parts of up to 300 texts of the index, 5 words in a row,
                 are asked instead; in an index without a model its texts, which sets the bar higher.
-            seed: Of the sample of up to 2,000 texts that they are compared with.
+            seed: Seed for the sample of up to 2,000 texts that they are compared with.
 
         Returns:
             The score, -1 to 1.

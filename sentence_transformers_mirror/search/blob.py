@@ -22,7 +22,7 @@ class Blob:
     """The bytes of one file, checked before anything but a plain array is made of them.
 
     Args:
-        folder: Of the index.
+        folder: The folder of the index.
         record: ``[name, bytes, SHA-256]``, from a manifest.
         mapped: Whether to map the file, and verify its checksum only when asked to, instead of reading it.
 

@@ -34,10 +34,10 @@ def calibrate(
     all texts at random strangers: a pair that shares a word of which less than a tenth of the texts know is left out.
 
     Args:
-        snapshot: Of an index.
-        false_positive_rate: In (0, 1).
-        seed: Of the sample.
-        embed: From queries to unit vectors. Without it, texts are compared with texts.
+        snapshot: The snapshot of an index.
+        false_positive_rate: Share of unrelated texts that may pass, in (0, 1).
+        seed: Seed for sampling.
+        embed: A function from queries to unit vectors. Without it, texts are compared with texts.
         queries: Examples of what is asked; by default up to 5 words in a row of texts of the index, which are not
             compared with the text that they are from.
 

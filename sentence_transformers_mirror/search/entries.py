@@ -41,8 +41,8 @@ class Window:
     """Consecutive entries.
 
     Args:
-        texts: One per entry.
-        ids: One per entry, or None where they are to be numbered.
+        texts: The text of each entry.
+        ids: The id of each entry, or None where they are to be numbered.
         metadata: JSON, or None, per entry.
         spans: Where the passages of each text begin and end, or None where texts are not cut.
     """
@@ -83,7 +83,7 @@ def windows(
         texts: Strings, none of them blank; a ``datasets.Dataset`` with a column ``text``; or the path of a file.
         ids: An int or str per text, all different; or None.
         metadata: A dictionary of JSON values, or None, per text; or None.
-        size: Entries in a window.
+        size: Number of entries in a window.
 
     Raises:
         OSError: If there is no such file.
@@ -242,7 +242,7 @@ def columns(
         path: As in `files.read_rows`. What is no table holds a text a line and has no other columns.
         text: The column of the texts; by default the one named "text", or the only other one of strings.
         item: The column of the ids, if there is one.
-        metadata: Columns of metadata.
+        metadata: The columns of metadata.
         skipped: Receives where the rows are that have no text and are left out; without it, a warning is logged.
 
     Raises:

@@ -29,7 +29,7 @@ def mask(snapshot: Snapshot, where: Where) -> np.ndarray:
     """The rows whose metadata meets every condition.
 
     Args:
-        snapshot: Of an index.
+        snapshot: The snapshot of an index.
         where: For each key a value, a collection of values of which one must be there, or a function from a value to
             a bool. A list in the metadata (tags) meets a condition if one of its elements does; an entry without the
             key, or with a dictionary under it, meets none. ``1`` and ``1.0`` are equal, ``1`` and ``True`` are not.

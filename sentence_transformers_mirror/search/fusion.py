@@ -35,10 +35,10 @@ def convex(cosines: np.ndarray, bm25: np.ndarray, chance: float, weight: float) 
     2210.11934, who found a convex combination better than ranks).
 
     Args:
-        cosines: Of some texts with the query, shape (texts,).
-        bm25: Of the same texts, shape (texts,), at least 0.
+        cosines: The cosines of some texts with the query, shape (texts,).
+        bm25: The BM25 scores of the same texts, shape (texts,), at least 0.
         chance: Mean cosine of the query with the texts of the index.
-        weight: Of meaning, 0 to 1.
+        weight: The weight of meaning, 0 to 1.
     """
     spread, most = cosines.max() - chance, bm25.max()
     meaning = (cosines - chance) / spread if spread > 0 else np.zeros(len(cosines))

@@ -14,15 +14,23 @@ class Hit:
     """A text that was found. Id, text and metadata are each read from the index when they are looked at.
 
     Args:
-        id: As it was given, or the number that the text got.
+        id: The id as it was given, or the number that the text got.
         score: What the hits are ordered by: ``meaning``; ``words`` after a search by these; 0 to about 1 after a
             search by both, where 1 is the best by both.
         text: The text.
-        metadata: As it was given; empty if there was none.
-        meaning: Cosine similarity to the query, -1 to 1; None after a search by words.
-        words: BM25, at least 0, and 0 if no word of the query occurs; None after a search by meaning.
+        metadata: The metadata as it was given; empty if there was none.
+        meaning: The cosine similarity to the query, -1 to 1; None after a search by words.
+        words: The BM25 score, 0 if no word of the query occurs; None after a search by meaning.
         passage: The best passage of the text; None if the index does not cut texts.
         span: Where the passage begins and ends in the text, in characters; or None.
+
+    Example:
+        >>> from sentence_transformers_mirror import SearchIndex, embedded_model_path
+        >>> texts = ["Open a file.", "Close a window."]
+        >>> index = SearchIndex.build(embedded_model_path(), texts, ids=["file", "window"])
+        >>> best = index.search("how do I open a file?")[0]
+        >>> best.id, best.text
+        ('file', 'Open a file.')
     """
 
     # Without a dictionary each: a thousand queries have ten thousand hits, and making these must not take longer than

@@ -33,8 +33,8 @@ def fingerprint(model: SentenceTransformer, dimensions: int | None = None) -> st
     """``v2-`` and the SHA-256 of all that decides on a vector.
 
     Args:
-        model: Any.
-        dimensions: Of a vector that are kept, or None for what the model does.
+        model: The model to identify.
+        dimensions: Number of dimensions of a vector that are kept, or None for what the model does.
     """
     known = [_settings(model, dimensions), _structure(model), _tokenizer(model)]
     digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=_named).encode())

@@ -73,10 +73,10 @@ class SearchIndex(Asked, Changed, Kept):
             kind: How to search: ``flat`` (exact), ``hnsw``, ``ivf-flat``, ``ivf-sq8``, ``ivf-pq``, a factory string
                 of FAISS, or ``auto``: exact while a measured scan takes at most ``max_latency``, else inverted lists.
             recall: Recall@10 that anything but ``flat`` is tuned to on rows of the index, in (0, 1).
-            max_latency: Seconds for one query, for ``auto``.
+            max_latency: Seconds that one query may take, for ``auto``.
             max_memory: Bytes of vectors, above which ``auto`` keeps them quantised to one byte a number.
             dimensions: Keep only so many dimensions of a vector, for Matryoshka models.
-            language: Whose words are stemmed for a search by words, such as ``english``; None leaves them as they are.
+            language: Language whose words are stemmed for a search by words, such as ``english``; None stems none.
             passages: Cut texts into passages of at most so many tokens, at the ends of sentences where there are any,
                 and find a text by its best one; None embeds a text as a whole, as far as the model reads.
             path: Write the index here while it is built; it is then open (memory-mapped).

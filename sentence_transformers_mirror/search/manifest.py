@@ -94,8 +94,8 @@ def restore(contents: store.Contents, path: str | Path, with_faiss: bool = True)
     """What is searched, and what was asked of it.
 
     Args:
-        contents: Of `store.read`.
-        path: Of the folder.
+        contents: What `store.read` gives.
+        path: The folder, for messages.
         with_faiss: Whether FAISS may read its file; otherwise the structure is made anew.
 
     Raises:

@@ -34,8 +34,8 @@ class Cutter:
     """Cuts texts into passages.
 
     Args:
-        model: Whose tokens are counted.
-        tokens: That a passage has at most.
+        model: The model whose tokens are counted.
+        tokens: Largest number of tokens in a passage.
 
     Raises:
         TypeError: If ``tokens`` is no int.
@@ -181,10 +181,10 @@ def documents(
     """The documents with the best passages.
 
     Args:
-        ask: Gives so many passages for each query, best first, or all that there are.
+        ask: A function that gives so many passages for each query, best first, or all that there are.
         owners: The first passage of the document of each, shape (passages,).
-        top_k: Documents wanted.
-        passages: That there are.
+        top_k: Number of documents wanted.
+        passages: Number of passages that there are.
 
     Returns:
         For each query the best passage of each document, best first.

@@ -35,7 +35,7 @@ class Snapshot:
         report: How the structure was chosen and what it was measured to be.
         calibration: The last result of ``calibrate``.
         next_id: The number that the next text without an id gets.
-        language: Whose words are stemmed for a search by words; None leaves them as they are.
+        language: The language whose words are stemmed for a search by words; None leaves them as they are.
         passages: Tokens of the passages that texts are cut into, which are then the rows; None does not cut.
     """
 

@@ -27,8 +27,8 @@ class State:
     """Never changed.
 
     Args:
-        snapshot: Rows and structure.
-        dimension: Of the vectors.
+        snapshot: The rows and the structure over them.
+        dimension: The dimension of the vectors.
         encoder: The model that made them, None where the index was loaded without it.
         model: ``fingerprint``, ``model`` (its name) and ``dimensions``, kept where there is no encoder.
     """

@@ -19,7 +19,7 @@ class Structure:
     """A FAISS index over the first rows, and how hard to search in it. Never changed, so threads can share it.
 
     Args:
-        index: Of FAISS, inner product.
+        index: An index of FAISS, by inner product.
         order: The row of each number in it, int64, a permutation of the first rows: those that recall was measured on
             were added last, so that it was measured without them.
         effort: ``nprobe`` of an inverted file, ``efSearch`` of a graph; anything else ignores it.

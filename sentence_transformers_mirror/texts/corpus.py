@@ -35,9 +35,15 @@ class CorpusReport:
     """What became of the texts that were read.
 
     Attributes:
-        read: Texts read (sentences, if documents were split).
-        kept: Texts in the corpus.
+        read: Number of texts that were read (of sentences, if documents were split).
+        kept: Number of texts in the corpus.
         dropped: Number of texts left out, by reason: ``empty``, ``duplicate``, ``undecodable``, ``sampled out``.
+
+    Example:
+        >>> from sentence_transformers_mirror import load_corpus
+        >>> dataset, report = load_corpus(["It rains.", "It  rains.", "", "The sun is out."])
+        >>> report.read, report.kept, report.dropped["duplicate"]
+        (4, 2, 1)
     """
 
     read: int
@@ -67,10 +73,10 @@ def load_corpus(
             each heading, which is its title.
         column: The column with the texts; may be left out if there is only one column of strings, or one named "text".
         title: The column with their titles, which may be empty; by default one named "title", if there is one.
-        max_texts: Sample so many, if there are more.
-        seed: Of the sample.
+        max_texts: Largest number of texts; more are sampled.
+        seed: Seed for sampling.
         split_sentences: Whether to split each text into sentences.
-        language: Of the sentences, an ISO 639-1 code; only for splitting.
+        language: The language of the sentences, an ISO 639-1 code; it matters for splitting only.
 
     Returns:
         A dataset with the column ``text``, and ``title`` where a text has one, in the order of the source; and the
@@ -80,6 +86,12 @@ def load_corpus(
         FileNotFoundError: If there is no such file.
         ValueError: If the source is a dictionary or a data frame (pass the list of its texts) or binary, has no such
             column, holds something else than strings, or no text at all.
+
+    Example:
+        >>> from sentence_transformers_mirror import load_corpus
+        >>> dataset, report = load_corpus(["It rains.", "It  rains.", "", "The sun is out."])
+        >>> dataset["text"][:]
+        ['It rains.', 'The sun is out.']
     """
     if max_texts is not None:
         max_texts = whole_number(max_texts, "max_texts", 1)

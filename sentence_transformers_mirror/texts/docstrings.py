@@ -24,9 +24,9 @@ class Docstring:
     """The prose of one documentation string.
 
     Attributes:
-        file: Module file it stands in, relative to the library.
-        name: What it documents, such as ``shutil.copyfile``.
-        first: Its first sentence.
+        file: The file of the module, relative to the library.
+        name: The name that the docstring documents, such as ``shutil.copyfile``.
+        first: The first sentence of the docstring.
         rest: The other sentences; there may be none.
     """
 
@@ -82,8 +82,8 @@ def split(docstrings: list[Docstring], seed: int) -> tuple[list[str], list[tuple
     """Two thirds of the module files to tune on, the others to measure on.
 
     Args:
-        docstrings: Of `read_docstrings`.
-        seed: Of the choice of files.
+        docstrings: The docstrings that `read_docstrings` gives.
+        seed: Seed for the choice of files.
 
     Returns:
         The distinct docstrings of the training part; and of each docstring of the held-out part that has more than one

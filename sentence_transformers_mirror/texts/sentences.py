@@ -12,7 +12,7 @@ def split_sentences(text: str, language: str = "en") -> Iterator[str]:
     """The sentences of a text, none of them blank.
 
     Args:
-        text: Of any length; a very long one is cut into pieces where a sentence or a word seems to end.
+        text: A text of any length; a very long one is cut where a sentence or a word seems to end.
         language: An ISO 639-1 code.
     """
     from sentencex import segment

@@ -43,7 +43,7 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
             temperature: As in :class:`MirrorLoss`.
             mask: As in :class:`MirrorLoss`; drawn once a batch, before anything is embedded.
             ignore_duplicates: As in :class:`MirrorLoss`.
-            mini_batch_size: Rows embedded at a time, of like length; sets the memory, and changes no result.
+            mini_batch_size: Number of rows embedded at a time; it sets the memory and changes no result.
             gather_across_devices: As in :class:`MirrorLoss`.
             show_progress_bar: Whether to show a bar over the mini-batches of a step.
             labels_are_ids: As in :class:`MirrorLoss`.
@@ -67,26 +67,24 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
             - Equal to :class:`MirrorLoss` at any batch size; that one is faster where the batch fits.
 
         Example:
-            ::
-
-                from datasets import Dataset
-                from sentence_transformers import (
-                    SentenceTransformer,
-                    SentenceTransformerTrainer,
-                    SentenceTransformerTrainingArguments,
-                )
-                from sentence_transformers_mirror import CachedMirrorLoss
-
-                model = SentenceTransformer("bert-base-uncased")
-                args = SentenceTransformerTrainingArguments(output_dir="tuned", per_device_train_batch_size=8192)
-                train_dataset = Dataset.from_dict({"text": ["It's nice weather outside today.", "He drove to work."]})
-                trainer = SentenceTransformerTrainer(
-                    model=model,
-                    args=args,
-                    train_dataset=train_dataset,
-                    loss=CachedMirrorLoss(model, mini_batch_size=64),
-                )
-                trainer.train()
+            >>> from datasets import Dataset
+            >>> from sentence_transformers import (
+            ...     SentenceTransformer,
+            ...     SentenceTransformerTrainer,
+            ...     SentenceTransformerTrainingArguments,
+            ... )
+            >>> from sentence_transformers_mirror import CachedMirrorLoss, embedded_model_path
+            >>> model = SentenceTransformer(embedded_model_path())
+            >>> train_dataset = Dataset.from_dict({"text": ["It's nice weather today.", "He drove to work."]})
+            >>> trainer = SentenceTransformerTrainer(
+            ...     model=model,
+            ...     args=SentenceTransformerTrainingArguments(output_dir="tuned", per_device_train_batch_size=8192),
+            ...     train_dataset=train_dataset,
+            ...     loss=CachedMirrorLoss(model, mini_batch_size=64),
+            ... )
+            >>> trainer.train().global_step
+            {'train_runtime': ...}
+            3
 
         Raises:
             ValueError: If the temperature is not above 0, mini_batch_size is below 1, or the model reads no text.

@@ -52,10 +52,19 @@ class DocumentViews:
             none, and a body that begins with its title loses it first.
         sentences: Share of the others that are asked by a sentence, in [0, 1].
         deleted: Probability to leave out a word, in [0, 1).
-        language: Of the texts, an ISO 639-1 code, for finding sentences.
+        language: The language of the texts, an ISO 639-1 code, by which sentences are found.
 
     Raises:
         ValueError: If titles, sentences or deleted is out of range.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> from sentence_transformers_mirror import DocumentViews
+        >>> documents = {"title": ["Budget"], "text": ["The parliament voted on Tuesday. It postponed the budget."]}
+        >>> dataset = Dataset.from_dict(documents)
+        >>> dataset.set_transform(DocumentViews(titles=1.0))
+        >>> dataset[0]["anchor"], sorted(dataset[0])
+        ('Budget', ['anchor', 'label', 'positive'])
     """
 
     titles: float = 0.4

@@ -66,6 +66,13 @@ def dropout_rate(model: SentenceTransformer, p: float) -> Iterator[None]:
 
     Raises:
         ValueError: If p is outside [0, 1), or the model has no dropout to set.
+
+    Example:
+        >>> from sentence_transformers import SentenceTransformer
+        >>> from sentence_transformers_mirror import dropout_rate, embedded_model_path
+        >>> model = SentenceTransformer(embedded_model_path())
+        >>> with dropout_rate(model, 0.2):
+        ...     pass  # train here, in a loop of your own
     """
     _check_probability(p)
     before = [(module, name, getattr(module, name)) for module, name in _rates(model)]
@@ -95,6 +102,13 @@ def drophead(model: SentenceTransformer, p: float) -> Iterator[None]:
 
     Raises:
         ValueError: If p is outside [0, 1), or the architecture would ignore it (MPNet, DeBERTa-v2).
+
+    Example:
+        >>> from sentence_transformers import SentenceTransformer
+        >>> from sentence_transformers_mirror import drophead, dropout_rate, embedded_model_path
+        >>> model = SentenceTransformer(embedded_model_path())
+        >>> with dropout_rate(model, 0.0), drophead(model, 0.2):
+        ...     pass  # train here, in a loop of your own
     """
     _check_probability(p)
     before = [(encoder, _host.attention_name(encoder)) for encoder in _host.encoders(model)]

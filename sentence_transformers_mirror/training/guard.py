@@ -48,8 +48,8 @@ def hold_out(
     Args:
         dataset: Texts, in a column ``text``, and perhaps their titles, in a column ``title``.
         recipe: How they will be tuned on, which says how much measuring may cost.
-        seed: Of the choice.
-        language: Of the texts, an ISO 639-1 code.
+        seed: Seed for choosing the texts that are set aside.
+        language: The language of the texts, an ISO 639-1 code.
         by_titles: Whether documents of a single sentence may be asked by their titles instead. These must then not be
             taught: see `DocumentViews.teaches`.
 
@@ -106,10 +106,10 @@ class Candidate:
     """Weights that were measured.
 
     Args:
-        measurement: On the texts held out.
-        step: That the weights are of.
+        measurement: The measurement on the texts that were held out.
+        step: The step that the weights were taken at.
         averaged: Whether they are the mean of that step's and the original ones.
-        weights: A copy.
+        weights: A copy of the weights.
     """
 
     measurement: Measurement
@@ -143,10 +143,10 @@ class Guard(TrainerCallback):
     somewhat too high, and not that of one far too high.
 
     Args:
-        model: That is tuned.
-        parts: Of texts that it is not tuned on.
+        model: The model that is tuned.
+        parts: Parts of texts that the model is not tuned on.
         autocast: Makes the context in which the model is measured.
-        prompt: Put before each text.
+        prompt: The prompt to put before each text.
     """
 
     def __init__(
@@ -176,9 +176,9 @@ class Guard(TrainerCallback):
 
         Args:
             step: The last one that was taken, at least 1.
-            original: Weights before the first.
+            original: The weights before the first step.
             keep_worse: Whether to keep the best even if they are worse than the original ones.
-            seed: Of the bootstrap.
+            seed: Seed for the bootstrap.
 
         Returns:
             What was found on the best, and which weights the model has now.

@@ -87,13 +87,13 @@ class MirrorLoss(nn.Module):
 
         Args:
             model: The SentenceTransformer to tune.
-            temperature: Divides the cosine similarities, above 0. The paper uses 0.04 for sentences and phrases and
-                0.2 for words.
-            mask: Makes the second view of a single text column; see
+            temperature: The number that cosine similarities are divided by. The paper uses 0.04 for sentences and
+                phrases, and 0.2 for words.
+            mask: What makes the second view of a single text column; see
                 :class:`~sentence_transformers_mirror.TokenSpanMask`. With None only dropout tells the views apart.
             ignore_duplicates: Whether equal texts in a batch are left out of each other's negatives. False is what
                 the paper's code does.
-            groups: Forward passes that a batch is cut into, rows of like length together, so that little padding is
+            groups: Number of forward passes for a batch, rows of like length together, so that little padding is
                 computed; 1 pads the batch to its longest row. None chooses by the device and the rows of all views,
                 see `groups_for`: 8 for 400 rows on a CPU, 1 for up to 2,047 on a GPU.
             gather_across_devices: Whether the texts of all ranks are negatives in distributed training.
@@ -131,20 +131,19 @@ class MirrorLoss(nn.Module):
               columns is SimCSE: dropout only, one direction, half the negatives.
 
         Example:
-            ::
-
-                from datasets import Dataset
-                from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
-                from sentence_transformers_mirror import MirrorLoss
-
-                model = SentenceTransformer("bert-base-uncased")
-                train_dataset = Dataset.from_dict({"text": ["It's nice weather outside today.", "He drove to work."]})
-                trainer = SentenceTransformerTrainer(
-                    model=model,
-                    train_dataset=train_dataset,
-                    loss=MirrorLoss(model),
-                )
-                trainer.train()
+            >>> from datasets import Dataset
+            >>> from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+            >>> from sentence_transformers_mirror import MirrorLoss, embedded_model_path
+            >>> model = SentenceTransformer(embedded_model_path())
+            >>> train_dataset = Dataset.from_dict({"text": ["It's nice weather today.", "He drove to work."]})
+            >>> trainer = SentenceTransformerTrainer(
+            ...     model=model,
+            ...     train_dataset=train_dataset,
+            ...     loss=MirrorLoss(model),
+            ... )
+            >>> trainer.train().global_step
+            {'train_runtime': ...}
+            3
 
         Raises:
             ValueError: If the temperature is not above 0, groups is below 1, or the model reads no text; in a step, if

@@ -30,7 +30,7 @@ def nt_xent(
     Args:
         a: First views, shape (N, dim).
         b: Second views, shape (N, dim); row i belongs to row i of ``a``.
-        temperature: Divides the cosine similarities; above 0.
+        temperature: The number, above 0, that cosine similarities are divided by.
         row_ids: What the rows are, integers of shape (N,) or (N, m). Rows that share any id are the same text and
             no negatives of each other.
         negatives: Further negatives of every anchor, shape (M, dim).
@@ -43,6 +43,13 @@ def nt_xent(
 
     Raises:
         ValueError: If the temperature is not above 0.
+
+    Example:
+        >>> import torch
+        >>> from sentence_transformers_mirror import nt_xent
+        >>> a, b = torch.eye(2, 3), torch.eye(2, 3)
+        >>> round(nt_xent(a, b, temperature=0.5).item(), 3)
+        0.24
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, not {temperature}; the paper uses 0.04 for sentences.")

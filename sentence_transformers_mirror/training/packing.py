@@ -135,9 +135,9 @@ def embed_packed(
 
     Args:
         model: Maps features to a dict with ``sentence_embedding``, shape (rows, dim).
-        columns: As of `pack`.
+        columns: The token features of each column, as for `pack`.
         groups: Forward passes for each set of columns that go together, at least 1.
-        layout: As of `pack`.
+        layout: The attention masks that decide order and width, as for `pack`.
 
     Returns:
         One tensor of embeddings a column, shape (rows, dim), rows in their original order.

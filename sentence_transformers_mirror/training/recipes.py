@@ -18,22 +18,29 @@ class Recipe:
     """What `mirror_tune` does with the texts.
 
     Attributes:
-        temperature: Divides the cosine similarities of the loss; above 0.
+        temperature: The number, above 0, that cosine similarities are divided by in the loss.
         mask: Part of a text's characters that the second view hides, in (0, 1), or None for no mask.
         mask_min_length: Texts of fewer characters are not masked.
         dropout: Rate of all dropout in the transformer, in [0, 1), or None for the model's own.
         drophead: Rate at which attention heads are dropped, in [0, 1); 0 for none.
-        learning_rate: AdamW's; None for one that suits the size of the model, see `learning_rate_for`.
+        learning_rate: Learning rate of AdamW; None for one that suits the size of the model.
         warm_up: Share of the steps, in [0, 1), over which the learning rate rises from 0.
         decay: Whether the learning rate falls to 0 afterwards, linearly; otherwise it is constant.
-        weight_decay: AdamW's.
-        epochs: Passes over the texts.
-        batch_size: Texts a step; the other texts in it are the negatives.
+        weight_decay: Weight decay of AdamW.
+        epochs: Number of passes over the texts.
+        batch_size: Number of texts in a step; the other texts in it are the negatives.
         mini_batch_size: Rows embedded at a time with their gradients cached, for a batch that does not fit into
             memory; None for all at once, which is faster.
-        max_length: Tokens read of a text in tuning, at most the model's own; the model keeps its own afterwards.
+        max_length: Number of tokens that tuning reads of a text; the model keeps its own limit afterwards.
         ignore_duplicates: Whether equal texts in a batch are left out of each other's negatives.
-        views: Makes the two views of a document; None for the same text twice, told apart by mask and dropout.
+        views: What makes the two views of a document; None for the same text twice, with mask and dropout.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from sentence_transformers_mirror import RECIPES
+        >>> mine = replace(RECIPES["sentence"], epochs=2, batch_size=400)
+        >>> mine.temperature, mine.epochs
+        (0.04, 2)
     """
 
     temperature: float

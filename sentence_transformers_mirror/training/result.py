@@ -18,17 +18,17 @@ class TuningResult:
     """What a run of `mirror_tune` did.
 
     Attributes:
-        steps: Optimiser steps taken.
+        steps: Number of steps of the optimiser.
         seconds: Wall-clock time of the training loop and of what the guard measures.
             losses: Loss of each step.
-        texts: Number of texts tuned on.
+        texts: Number of texts that the model was tuned on.
         dropped: Number of texts left out, by reason.
-        truncated: Share of the texts that are longer than the tokens read of them, in [0, 1]; of a sample of 1,000.
+        truncated: Share of a sample of 1,000 texts that are longer than the tokens read of them, in [0, 1].
         recipe: The recipe as run.
         precision: ``"bf16"`` (autocast, on float32 weights) or ``"fp32"``.
         interrupted: Whether Ctrl-C ended the run early; the model then holds the weights of the last step.
         before: What the evaluator returned before tuning; empty without one.
-        after: What it returned after.
+        after: What the evaluator returned after tuning; empty without one.
         guard: What the guard found and did; None where there was none.
     """
 

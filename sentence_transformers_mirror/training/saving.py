@@ -38,7 +38,7 @@ def save_whole(write: Callable[[Path], None], folder: str | Path) -> None:
     its files one by one.
 
     Args:
-        write: Gets an empty folder.
+        write: A function that is given an empty folder and writes the model into it.
         folder: The place. Files in it that are none of a model are kept.
 
     Raises:

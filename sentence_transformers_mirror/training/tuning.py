@@ -67,16 +67,16 @@ def mirror_tune(
         output_dir: Where to save the tuned model, with the result beside it as ``mirror_tune.json``. Neither that nor
             the model's card quotes a text of the corpus.
         max_texts: More texts than these are sampled; the paper gained nothing beyond 10,000 to 20,000 (Figure 5).
-        seed: Of the sample, the order, the masks and dropout. The same seed on the same machine gives equal weights.
-        evaluator: Run before and after; its metrics are in the result.
-        callbacks: For the Trainer.
-        prompt: Put before each text, never masked. By default the one that ``model.encode`` would put there, if any.
+        seed: Seed for sampling, order, masks and dropout. The same seed on the same machine gives equal weights.
+        evaluator: An evaluator to run before and after tuning; its metrics are in the result.
+        callbacks: Callbacks for the host's Trainer.
+        prompt: The prompt to put before each text, never masked. By default the one that ``model.encode`` uses.
         guard: Measure the model on texts set aside (up to a tenth of them, and a tenth of the time) before tuning, on
             the way and after, keep the best weights or their mean with the original ones, and give these back if that
             is worse; see `evidence`. By default where most texts have two sentences or more, since single sentences
             show too little. With ``True`` documents of one sentence are asked by their titles, which a recipe with
             views then does without.
-        keep_worse: Keep the tuned weights even then.
+        keep_worse: Whether to keep tuned weights that the guard found worse.
         overwrite: Whether to replace a model that lies in ``output_dir``; it is replaced in one step.
         split_sentences: Whether to tune on the sentences of the texts, of which ``max_texts`` are then sampled. The
             guard sets texts aside before.

@@ -36,6 +36,15 @@ class TokenSpanMask(nn.Module):
 
     Raises:
         ValueError: If share is outside (0, 1).
+
+    Example:
+        >>> from sentence_transformers import SentenceTransformer
+        >>> from sentence_transformers_mirror import TokenSpanMask, embedded_model_path
+        >>> model = SentenceTransformer(embedded_model_path())
+        >>> features = model.preprocess(["The parliament postponed the budget until next year."])
+        >>> hidden = TokenSpanMask(share=0.1).bind(model.tokenizer).spans(features)
+        >>> bool(hidden.any()), bool(hidden.all())
+        (True, False)
     """
 
     def __init__(self, share: float = 0.1, min_length: int = 30) -> None:
@@ -157,12 +166,20 @@ class CharSpanMask:
     drawn is the span hidden; the released code hides the first occurrence of its text.
 
     Args:
-        tokenizer: Whose mask token to write.
-        span: Characters to hide; the paper uses 5 for sentences and 2 for phrases.
+        tokenizer: The tokenizer whose mask token is written.
+        span: Number of characters to hide; the paper uses 5 for sentences and 2 for phrases.
         min_length: Texts with fewer characters are left alone, as in the released code.
 
     Raises:
         ValueError: If the tokenizer has no mask token, or span is below 1 or not below min_length.
+
+    Example:
+        >>> from sentence_transformers import SentenceTransformer
+        >>> from sentence_transformers_mirror import CharSpanMask, embedded_model_path
+        >>> model = SentenceTransformer(embedded_model_path())
+        >>> masked = CharSpanMask(model.tokenizer)("The parliament postponed the budget until next year.")
+        >>> "[MASK]" in masked
+        True
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, span: int = 5, min_length: int = 30) -> None:
@@ -188,7 +205,15 @@ def two_views(mask: Callable[[str], str]) -> Callable[[dict[str, list[str]]], di
     DataLoader workers if the mask can.
 
     Args:
-        mask: Maps a text to its masked view, such as ``CharSpanMask(model.tokenizer)``.
+        mask: A function from a text to its masked view, such as ``CharSpanMask(model.tokenizer)``.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> from sentence_transformers_mirror import two_views
+        >>> dataset = Dataset.from_dict({"text": ["a small text"]})
+        >>> dataset.set_transform(two_views(lambda text: text.replace("small", "[MASK]")))
+        >>> dataset[0]
+        {'anchor': 'a small text', 'positive': 'a [MASK] text'}
     """
     return partial(_two_views, mask=mask)
 
