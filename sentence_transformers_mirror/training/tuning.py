@@ -137,10 +137,10 @@ class _Plan:
 
     Args:
         recipe: With a learning rate, and without what must not be taught.
-        loss: Of this recipe.
+        loss: The loss of this recipe.
         dataset: Texts, in a column ``text``, and perhaps titles, in ``title``.
         dropped: Texts left out, by reason.
-        parts: Of the texts that were set aside; None without a guard.
+        parts: Parts of the texts that were set aside; None without a guard.
         prompt: Put before each text.
         max_length: Tokens read of a text.
         truncated: Share of the texts that have more.
