@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 from pathlib import Path
 
 import sentence_transformers_mirror
+from sentence_transformers_mirror.cli.main import parser_of_all
 
 NAMES = """
 CachedMirrorLoss CharSpanMask CorpusReport DocumentViews Hit MirrorLoss RECIPES Recipe SearchIndex
 TokenSpanMask TuningResult compare drophead dropout_rate embedded_model_path evaluate load_corpus mirror_tune
 nt_xent two_views
 """.split()
+
+VERBS = """
+tune --column --debug --force --json --keep-worse --max-texts --model --no-guard --output --prompt --recipe --seed --set --split-sentences --texts --title
+quickstart --debug --force --json --output --seed
+evaluate --data --debug --json --output --suite MODEL
+compare --column --debug --json --labels --output --plots --seed --structure --texts --title AFTER BEFORE
+index --column --debug --dimensions --force --ids --json --kind --language --metadata --model --output --passages --texts
+add --column --debug --ids --json --metadata --model --texts INDEX
+search --candidates --debug --fusion --json --mode --model --rerank --threshold --top-k --weight --where INDEX QUERY
+info --debug --json INDEX
+verify --debug --json INDEX
+demo --debug --host --json --model --port INDEX
+"""  # noqa: E501
+
+
+def test_verbs_and_flags_stay():
+    verbs = next(one for one in parser_of_all()._actions if isinstance(one, argparse._SubParsersAction))
+    found = []
+    for verb, parser in verbs.choices.items():
+        names = ((one.option_strings or [one.dest.upper()])[-1] for one in parser._actions)
+        found.append(" ".join([verb, *sorted(set(names) - {"--help"})]))
+    assert found == VERBS.strip().splitlines()
 
 
 def test_public_names_stay_and_are_there():

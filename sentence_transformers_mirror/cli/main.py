@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     Raises:
         SystemExit: With code 0 after ``--help`` and ``--version``, 2 after arguments that cannot be parsed.
     """
-    args = _parser().parse_args(argv)
+    args = parser_of_all().parse_args(argv)
     handler = logging.StreamHandler()  # to stderr: with --json, stdout is for the object alone
     handler.setFormatter(Printable("%(message)s"))
     logging.basicConfig(handlers=[handler])
@@ -87,7 +87,8 @@ def told(error: Exception) -> tuple[str, int]:
     return f"{type(error).__name__}: {error} (a bug; --debug shows where)", UNEXPECTED
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser_of_all() -> argparse.ArgumentParser:
+    """The parser of the command line, with all verbs."""
     parser = argparse.ArgumentParser(
         prog="st-mirror", description="Better sentence-transformers from raw text alone.", allow_abbrev=False
     )
