@@ -31,7 +31,9 @@ def split(texts, cuts):
 
 def check(lexicon, asked, top_k, allowed):
     """The best rows against the scores of all rows. Gives these."""
-    return check_terms(lexicon.weighed(asked), len(lexicon), top_k, allowed)
+    terms = lexicon.weighed(asked)
+    assert all(term.most == term.parts.max() for term in terms)
+    return check_terms(terms, len(lexicon), top_k, allowed)
 
 
 def check_terms(terms, size, top_k, allowed=None):

@@ -283,14 +283,10 @@ class Lexicon:
         if term in self._columns:
             return self._columns[term]
         found = [part.find(term) for part in self._parts]
-        rows = np.concatenate(
-            [
-                np.zeros(0, np.int32),
-                *(mine + start if start else mine for start, (mine, _) in zip(self._starts, found, strict=False)),
-            ]
-        )
+        moved = (mine + start for start, (mine, _) in zip(self._starts, found, strict=False))
+        rows = np.concatenate([np.zeros(0, np.int32), *moved])
         counts = np.concatenate([np.zeros(0, np.uint8), *(mine for _, mine in found)])
-        parts = counts / (counts + self._norms[rows])
+        parts = (counts / (counts + self._norms[rows])).astype(np.float32, copy=False)
         most = float(parts.max(initial=0))
         frequency = len(rows) if self._alive is None else int(np.count_nonzero(self._alive[rows]))
         if len(rows) * _COMMON > len(self) > _LARGE and len(self._columns) < _COLUMNS:
