@@ -70,7 +70,7 @@ def main() -> None:
     calls = {
         **{mode: lambda query, mode=mode: read(query, mode) for mode in ("both", "words", "meaning")},
         "FAISS": lambda query: structure.index.search(vector_of[query][None], depth, params=parameters),
-        "BM25, ours": lambda query: words.best(lexicon.scores(words.terms_of(query, None)), 10, None),
+        "BM25, ours": lambda query: words.best(lexicon.weighed(words.terms_of(query, None)), len(lexicon), 10, None),
         **{f"BM25, {name}": LIBRARIES[name](texts, Path(tempfile.mkdtemp(dir=folder))) for name in args.libraries},
     }
     times: dict[str, list[float]] = {name: [] for name in calls}

@@ -85,7 +85,8 @@ def bm25(name: str, data: Path, language: str | None = "english") -> np.ndarray:
     documents, queries, _ = asked(name, data)
     parts = tuple(words.postings(pa.chunked_array([pa.array(documents, pa.large_string())]), language))
     lexicon = words.Lexicon(parts, None, language)
-    return np.stack([lexicon.scores(terms) for terms in lexicon.asked(queries)])
+    rows = np.arange(len(lexicon))
+    return np.stack([words.scores(lexicon.weighed(terms), rows) for terms in lexicon.asked(queries)])
 
 
 def scaled(cosines: np.ndarray, floor: Callable[[np.ndarray], float]) -> np.ndarray:

@@ -32,7 +32,7 @@ def ours(texts: list[str], folder: Path) -> Search:
         with pa.ipc.new_file(folder / f"{number}.arrow", part.table.schema) as file:
             file.write_table(part.table)
     lexicon = words.Lexicon(parts, None, None)
-    return lambda query: words.best(lexicon.scores(words.terms_of(query, None)), 10, None).tolist()
+    return lambda query: words.best(lexicon.weighed(words.terms_of(query, None)), len(lexicon), 10, None)[1].tolist()
 
 
 def bm25s(texts: list[str], folder: Path) -> Search:

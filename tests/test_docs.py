@@ -145,9 +145,9 @@ def run_in_shell(code, only_parse):
 
 
 def arguments(argv):
-    from sentence_transformers_mirror.cli.main import _parser
+    from sentence_transformers_mirror.cli.main import parser_of_all
 
-    return _parser().parse_args(argv)
+    return parser_of_all().parse_args(argv)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -210,9 +210,9 @@ def test_every_public_name_is_in_the_reference():
 
 
 def test_every_verb_has_its_help_on_the_page():
-    from sentence_transformers_mirror.cli.main import _parser
+    from sentence_transformers_mirror.cli.main import parser_of_all
 
-    actions = [one for one in _parser()._actions if isinstance(one, argparse._SubParsersAction)]
+    actions = [one for one in parser_of_all()._actions if isinstance(one, argparse._SubParsersAction)]
     page = (DOCS / "cli.md").read_text(encoding="utf-8")
     assert re.findall(r"^```\{help\} (\w+)$", page, re.M) == list(actions[0].choices)
     assert re.findall(r"^## (\w+)$", page, re.M) == list(actions[0].choices)

@@ -67,14 +67,15 @@ def test_bm25_of_20_000_real_sentences_equals_a_plain_loop():
     index = SearchIndex.from_vectors(np.ones((len(texts), 2)), texts, kind="flat", metadata=(
         {"third": number % 3 == 0} for number in range(len(texts))
     ))  # fmt: skip
-    scores = index._snapshot.lexicon
+    lexicon = index._snapshot.lexicon
     asked = random.Random(0).sample(texts, 5) + ["the the return value", "not in any of them: zyzzogeton"]
     for query in asked:
         expected = plain_bm25(texts, query)
-        np.testing.assert_allclose(scores.scores(words.terms_of(query, None)), expected, atol=1e-5)
+        terms = lexicon.weighed(words.terms_of(query, None))
+        np.testing.assert_allclose(words.scores(terms, np.arange(len(lexicon))), expected, atol=1e-5)
         check(index, dict(enumerate(texts)), query)
         check(index, dict(enumerate(texts)), query, 20, {"third": True}, lambda item: item % 3 == 0)
-    assert "the" in scores._columns  # asked twice: made into a column, and read from it
+    assert "the" in lexicon._columns  # asked twice: made into a column, and read from it
 
 
 @pytest.mark.parametrize("large", [0, 10_000])

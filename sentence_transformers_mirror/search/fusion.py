@@ -114,9 +114,8 @@ def by_words(snapshot: Snapshot, queries: Sequence[str], top_k: int, allowed: np
             raise ValueError(f"The query {query!r:.60} has no word in it: search with mode='meaning' or 'both'.")
     found = []
     for terms in asked:
-        scores = lexicon.scores(terms)
-        rows = words.best(scores, top_k, allowed)
-        found.append([Found(score, row, None, score) for score, row in _pairs(scores[rows], rows)])
+        scores, rows = words.best(lexicon.weighed(terms), len(lexicon), top_k, allowed)
+        found.append([Found(score, row, None, score) for score, row in _pairs(scores, rows)])
     return found
 
 
@@ -139,14 +138,14 @@ def by_both(
     lexicon = snapshot.lexicon
     _, near = ann.search(snapshot.vectors, snapshot.loaded, vectors, depth, allowed)
     found = []
-    for vector, rows, terms in zip(vectors, near, lexicon.asked(queries), strict=True):
-        scores = lexicon.scores(terms)
-        rows = np.union1d(rows, words.best(scores, depth, allowed))
+    for vector, rows, asked in zip(vectors, near, lexicon.asked(queries), strict=True):
+        terms = lexicon.weighed(asked)
+        rows = np.union1d(rows, words.best(terms, len(lexicon), depth, allowed)[1])
         if not len(rows):
             found.append([])
             continue
         cosines = products(snapshot.vectors, vector[None], rows[None])[0].clip(-1, 1)
-        bm25 = scores[rows]
+        bm25 = words.scores(terms, rows)
         if fusion == "convex":
             fused = convex(cosines, bm25, float(vector @ snapshot.centre), weight)
         else:

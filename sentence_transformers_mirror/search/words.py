@@ -7,6 +7,7 @@ first asked. So scores are exact after any change, and no text is read twice.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 import re
@@ -14,6 +15,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,10 +28,12 @@ K1, B = 1.5, 0.75
 _GAPS = r"[^\pL\pM\pN_]+"
 _SIGNS = "\u3041-\u309f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
 _SIGN = re.compile(f"([{_SIGNS}])")
+_STATION = 16  # every so many terms one is kept as a string: to read one out of Arrow takes longer than to compare ten
 _BLOCK = 256  # rows
 _COMMON = 16  # a word in more than a sixteenth of the texts: its scores are kept as a column of all rows, for
-_COLUMNS = 32  # so many words; to add a column takes a tenth of the time of going through a list
+_COLUMNS = 32  # so many words; most queries look only a few rows up in it
 _LARGE = 10_000  # rows, below which lists are as fast as columns
+_ROUNDED = 2e-7  # more than an addition in float32 and what is added can be off, as a share of the sum
 _PART = 2**24  # bytes of text that are read at a time, to bound memory
 
 
@@ -157,6 +161,7 @@ class Postings:
             or (len(self._rows) and not 0 <= self._rows.min() <= self._rows.max() < size)
         ):
             raise ValueError("The postings name texts that do not exist.")
+        self._stations = self._terms.take(pa.array(range(0, len(self._terms), _STATION), pa.int64())).to_pylist()
 
     def __len__(self) -> int:
         return self._size
@@ -167,16 +172,12 @@ class Postings:
 
     def find(self, term: str) -> tuple[np.ndarray, np.ndarray]:
         """The texts that hold a term, ascending, and how often each does."""
-        low, high = 0, len(self._terms)
-        while low < high:
-            middle = (low + high) // 2
-            if self._terms[middle].as_py() < term:
-                low = middle + 1
-            else:
-                high = middle
-        if low == len(self._terms) or self._terms[low].as_py() != term:
+        low = max(bisect.bisect_right(self._stations, term) - 1, 0) * _STATION
+        near = self._terms.slice(low, _STATION).to_pylist()
+        place = bisect.bisect_left(near, term)
+        if place == len(near) or near[place] != term:
             return self._rows[:0], self._counts[:0]
-        mine = slice(self._starts[low], self._starts[low + 1])
+        mine = slice(self._starts[low + place], self._starts[low + place + 1])
         return self._rows[mine], self._counts[mine]
 
 
@@ -220,6 +221,22 @@ def _postings(texts: pa.ChunkedArray, language: str | None) -> Postings:
     return Postings(pa.table([distinct, *lists], schema=schema(pa.from_numpy_dtype(kind))), size)
 
 
+class Term(NamedTuple):
+    """A term of a query, and where it occurs in the rows of all segments.
+
+    Args:
+        weight: Its inverse document frequency, as often as it is asked.
+        rows: That hold it, ascending; None stands for all rows, in order.
+        parts: For each of them ``tf / (tf + k1 * (1 - b + b * length / mean length))``, float32.
+        most: The largest of these.
+    """
+
+    weight: float
+    rows: np.ndarray | None
+    parts: np.ndarray
+    most: float
+
+
 class Lexicon:
     """The postings of all segments together, with what BM25 needs to know about the texts that were not removed.
 
@@ -237,63 +254,121 @@ class Lexicon:
         there = lengths if alive is None else lengths[alive]
         self._size = len(there)
         mean = there.mean() if there.any() else 1.0
-        self._columns: dict[str, tuple[int, list[tuple[np.ndarray | slice, np.ndarray]]]] = {}
+        self._columns: dict[str, tuple[int, None, np.ndarray, float]] = {}
         self._norms = (K1 * (1 - B + B * lengths / mean)).astype(np.float32)
+
+    def __len__(self) -> int:
+        """Rows, with those that were removed."""
+        return self._starts[-1]
 
     def asked(self, queries: Sequence[str]) -> list[list[str]]:
         """The terms of each query, one that is there twice twice."""
         return [terms_of(query, self._language) for query in queries]
 
-    def scores(self, asked: Sequence[str]) -> np.ndarray:
-        """BM25 of all rows for the terms of a query, shape (rows,), float64, above 0 where one of them occurs.
+    def weighed(self, asked: Sequence[str]) -> list[Term]:
+        """The different terms of a query that occur in a row, the rarest first.
 
-        The score is the sum, over the terms, of ``log(1 + (n - df + 0.5) / (df + 0.5)) * tf / (tf + k1 * (1 - b + b *
-        length / mean length))``, where n, df and the mean count the texts that were not removed: as in Lucene since 8
-        and in bm25s. Removed rows have a score, too.
+        The weight of each is ``log(1 + (n - df + 0.5) / (df + 0.5))``, where n, df and the mean length count the texts
+        that were not removed: as in Lucene since 8 and in bm25s.
         """
-        scores = np.zeros(self._starts[-1])
-        for term, times in Counter(asked).items():
-            frequency, found = self._found(term)
-            weight = times * math.log1p((self._size - frequency + 0.5) / (frequency + 0.5))
-            for rows, repeated in found:
-                scores[rows] += weight * repeated
-        return scores
+        found = [(*self._found(term), term, times) for term, times in Counter(asked).items()]
+        return [
+            Term(times * math.log1p((self._size - frequency + 0.5) / (frequency + 0.5)), rows, parts, most)
+            for frequency, rows, parts, most, _, times in sorted(found, key=lambda one: (one[0], one[4]))
+            if len(parts)
+        ]
 
-    def _found(self, term: str) -> tuple[int, list[tuple[np.ndarray | slice, np.ndarray]]]:
-        """How many texts hold a term; and rows, each with ``tf / (tf + k1 * (...))``."""
+    def _found(self, term: str) -> tuple[int, np.ndarray | None, np.ndarray, float]:
+        """How many texts hold a term; and its rows, their parts and the largest of these, as in `Term`."""
         if term in self._columns:
             return self._columns[term]
-        found, frequency, size = [], 0, 0
-        for start, part in zip(self._starts, self._parts, strict=False):
-            rows, counts = part.find(term)
-            if len(rows):
-                rows = rows + start if start else rows
-                frequency += len(rows) if self._alive is None else int(np.count_nonzero(self._alive[rows]))
-                size += len(rows)
-                found.append((rows, counts / (counts + self._norms[rows])))
-        if size * _COMMON > len(self._norms) > _LARGE and len(self._columns) < _COLUMNS:
-            column = np.zeros(len(self._norms), np.float32)
-            for rows, repeated in found:
-                column[rows] = repeated
-            found = [(slice(None), column)]
-            self._columns[term] = frequency, found
-        return frequency, found
+        found = [part.find(term) for part in self._parts]
+        moved = (mine + start for start, (mine, _) in zip(self._starts, found, strict=False))
+        rows = np.concatenate([np.zeros(0, np.int32), *moved])
+        counts = np.concatenate([np.zeros(0, np.uint8), *(mine for _, mine in found)])
+        parts = (counts / (counts + self._norms[rows])).astype(np.float32, copy=False)
+        most = float(parts.max(initial=0))
+        frequency = len(rows) if self._alive is None else int(np.count_nonzero(self._alive[rows]))
+        if len(rows) * _COMMON > len(self) > _LARGE and len(self._columns) < _COLUMNS:
+            column = np.zeros(len(self), np.float32)
+            column[rows] = parts
+            self._columns[term] = frequency, None, column, most
+            return self._columns[term]
+        return frequency, rows, parts, most
 
 
-def best(scores: np.ndarray, top_k: int, allowed: np.ndarray | None) -> np.ndarray:
-    """The rows with the highest scores above 0, best first, equal scores in the order of the rows.
+def scores(terms: Sequence[Term], rows: np.ndarray) -> np.ndarray:
+    """BM25 of some rows, float64: the sum of ``weight * part``, in the order of the terms, so that equal texts tie.
 
     Args:
-        scores: Shape (rows,).
-        top_k: Rows wanted, at least 1; there are fewer if fewer are allowed or score above 0.
-        allowed: Whether a row may be found, shape (rows,), bool; None allows all.
+        terms: Of one query.
+        rows: Int64, in any order.
     """
-    if allowed is not None:
-        scores = scores * allowed
-    least = 0.0
-    if len(scores) >= top_k * _BLOCK:
-        # As many blocks as hits are wanted have a score of at least this, so the hits do, too.
-        tops = np.maximum.reduceat(scores, np.arange(0, len(scores), _BLOCK))
-        least = np.partition(tops, -top_k)[-top_k]
-    rows = np.flatnonzero(scores >= least if least > 0 else scores)
-    return rows[np.lexsort((rows, -scores[rows]))[:top_k]]
+    total = np.zeros(len(rows))
+    for term in terms:
+        if term.rows is None:
+            total += term.weight * term.parts[rows]
+        else:
+            places = np.searchsorted(term.rows, rows.astype(term.rows.dtype))
+            places[places == len(term.rows)] = 0
+            total += np.where(term.rows[places] == rows, term.weight * term.parts[places], 0)
+    return total
+
+
+def best(terms: Sequence[Term], size: int, top_k: int, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The rows with the highest BM25 above 0, best first, equal scores in the order of the rows.
+
+    Most rows hold only common words, which add little. As soon as as many rows as are wanted have more than all common
+    words that are left could add together, a row without any other word is not among the best (MaxScore: Turtle and
+    Flood, 1995), and the words that are left are only looked up in the rows that still can be.
+
+    Args:
+        terms: Of one query.
+        size: Rows that there are.
+        top_k: Rows wanted, at least 1; there are fewer if fewer are allowed or score above 0.
+        allowed: Whether a row may be found, shape (size,), bool; None allows all.
+
+    Returns:
+        Scores, float64, and rows, int64.
+    """
+    # Sums in float32 take half the time; they only choose the rows that are scored.
+    sums, left = np.zeros(size, np.float32), [term for term in terms if term.rows is None]
+    rounded = _ROUNDED * (len(terms) + 1)
+
+    def needed(least: float) -> float:
+        """What a row must have by now to have ``least`` in the end."""
+        return least * (1 - rounded) - sum(term.weight * term.most for term in left) * (1 + rounded)
+
+    for term in terms:
+        if term.rows is not None:
+            sums[term.rows] += term.weight * term.parts
+    while True:
+        if allowed is not None:
+            sums *= allowed
+        floor = needed(_least(sums, top_k))
+        if floor > 0 or not left:
+            break
+        term = left.pop(0)
+        sums += term.weight * term.parts
+    rows = np.flatnonzero(sums >= floor if floor > 0 else sums)
+    sums = sums[rows]
+    while True:
+        if len(rows) > top_k:
+            kept = sums >= needed(float(np.partition(sums, -top_k)[-top_k]))
+            rows, sums = rows[kept], sums[kept]
+        if not left:
+            break
+        term = left.pop(0)
+        sums += term.weight * term.parts[rows]
+    exact = scores(terms, rows)
+    order = np.lexsort((rows, -exact))[:top_k]
+    return exact[order], rows[order]
+
+
+def _least(sums: np.ndarray, top_k: int) -> float:
+    """What ``top_k`` rows have at least, since in so many blocks of rows there is one; 0 where there are too few."""
+    if len(sums) < top_k * _BLOCK:
+        return 0.0
+    # Numbers that are not negative are in the order of their bits, and integers, never NaN, are compared faster.
+    tops = np.maximum.reduceat(sums.view(np.int32), np.arange(0, len(sums), _BLOCK))
+    return float(np.partition(tops.view(np.float32), -top_k)[-top_k])
