@@ -188,3 +188,15 @@ def _raise_versions(optimizer: torch.optim.Optimizer, args: object, kwargs: obje
 def write_card(model: SentenceTransformer, folder: Path) -> None:
     """The model's card as it is now, into a folder that the model was saved in."""
     model._create_model_card(str(folder))
+
+
+def unread_poolers(model: SentenceTransformer) -> tuple[str, ...]:
+    """How the names of weights begin that are in poolers of transformers whose last hidden states alone are read."""
+    found = []
+    for number, module in model.named_children():
+        outputs = {one.get("method_output_name") for one in getattr(module, "modality_config", {}).values()}
+        if outputs == {"last_hidden_state"}:
+            for name, part in module.named_modules():
+                if isinstance(part, PreTrainedModel) and getattr(part, "pooler", None) is not None:
+                    found.append(f"{number}.{name}.pooler." if name else f"{number}.pooler.")
+    return tuple(found)

@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 from conftest import ARCHITECTURES
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from tokenizers import normalizers, pre_tokenizers
@@ -77,6 +78,29 @@ def test_fingerprint_sees_what_changes_an_embedding_and_nothing_else(architectur
         assert fingerprint(changed) == known
         change(changed)
         assert fingerprint(changed) != known, name
+
+
+def test_a_model_without_a_pooler_is_the_same_each_time_it_is_loaded(tmp_path, make_model, texts):
+    """transformers draws a pooler at random where a checkpoint has none, as that of a masked language model."""
+    make_model("bert").save_pretrained(str(tmp_path / "model"))
+    weights = next((tmp_path / "model").rglob("model.safetensors"))
+    kept = {name: value for name, value in load_file(weights).items() if "pooler" not in name}
+    save_file(kept, weights, {"format": "pt"})
+    first, second = (SentenceTransformer(str(tmp_path / "model"), device="cpu") for _ in range(2))
+    poolers = [dict(model.named_parameters()) for model in (first, second)]
+    assert any("pooler" in name and not torch.equal(value, poolers[1][name]) for name, value in poolers[0].items())
+    assert fingerprint(first) == fingerprint(second)
+    SearchIndex.build(first, texts).save(tmp_path / "index")
+    index = SearchIndex.load(tmp_path / "index", second)
+    assert index.search(texts[3])[0].text == texts[3]
+    # What an earlier release wrote is still known, with the pooler in it.
+    index._model["fingerprint"] = fingerprint(second, kind="v2-")
+    index.save(tmp_path / "earlier")
+    assert SearchIndex.load(tmp_path / "earlier", second).facts()["fingerprint"] == fingerprint(second)
+    with pytest.raises(ValueError, match="built by another model"):
+        SearchIndex.load(tmp_path / "earlier", first)
+    second[0].model.pooler.dense.weight.data.zero_()
+    assert index.search(texts[3])[0].text == texts[3]
 
 
 def test_fingerprint_of_a_dense_module_knows_its_activation(tiny_model):

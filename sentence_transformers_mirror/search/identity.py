@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import torch
     from sentence_transformers import SentenceTransformer
 
-# Of what a fingerprint is made. Another number, and indexes with fingerprints of the old kind say what to do.
-KIND = "v2-"
+# Of what a fingerprint is made. `EARLIER` also covers poolers that nothing reads, and is still compared.
+KIND, EARLIER = "v3-", "v2-"
 # In configs and modules, what changes no embedding, or tells again what the weights tell.
 _NO_MATTER = re.compile(
     r"drop|initializer|label|checkpoint|cache|loss|_name_or_path|transformers_version|architectures|problem_type"
@@ -29,18 +29,19 @@ _SAMPLE = 16  # numbers of each tensor that every search looks at
 _SHARE = 50  # a full look is due after so many times what one takes
 
 
-def fingerprint(model: SentenceTransformer, dimensions: int | None = None) -> str:
-    """``v2-`` and the SHA-256 of all that decides on a vector.
+def fingerprint(model: SentenceTransformer, dimensions: int | None = None, kind: str = KIND) -> str:
+    """The kind, ``v3-``, and the SHA-256 of all that decides on a vector.
 
     Args:
         model: The model to identify.
         dimensions: Number of dimensions of a vector that are kept, or None for what the model does.
+        kind: `KIND`, or `EARLIER` to compare with an index of an earlier release.
     """
     known = [_settings(model, dimensions), _structure(model), _tokenizer(model)]
     digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=_named).encode())
-    for name, value in sorted(_weights(model).items()):
+    for name, value in sorted(_weights(model, kind).items()):
         _update(digest, name, value)
-    return KIND + digest.hexdigest()
+    return kind + digest.hexdigest()
 
 
 class Watch:
@@ -135,14 +136,20 @@ def _equal(found: list[torch.Tensor], known: list[torch.Tensor]) -> bool:
     return len(found) == len(known) and all(map(torch.equal, found, known))
 
 
-def _weights(model: SentenceTransformer) -> dict[str, Any]:
+def _weights(model: SentenceTransformer, kind: str) -> dict[str, Any]:
     """The tensors and whatever else a state holds, such as the packed weights of a quantised model.
+
+    A pooler that nothing reads does not count: a masked language model comes without one, and transformers draws
+    another at random each time that it is loaded.
 
     Buffers that are not saved count, too, except the frequencies of rotary embeddings: some kinds of these depend on
     the texts that were read, and the config says how they are made.
     """
+    from sentence_transformers_mirror._host import unread_poolers
+
     found = {**model.state_dict(), **dict(model.named_buffers())}
-    return {name: value for name, value in found.items() if not name.endswith("inv_freq")}
+    unread = unread_poolers(model) if kind == KIND else ()
+    return {name: one for name, one in found.items() if not name.endswith("inv_freq") and not name.startswith(unread)}
 
 
 def _update(digest: Any, name: str, value: Any) -> None:

@@ -12,7 +12,7 @@ from sentence_transformers_mirror.errors import ConflictError
 from sentence_transformers_mirror.search import manifest, store
 from sentence_transformers_mirror.search.base import Base
 from sentence_transformers_mirror.search.encoder import Encoder
-from sentence_transformers_mirror.search.identity import KIND
+from sentence_transformers_mirror.search.identity import EARLIER, KIND, fingerprint
 from sentence_transformers_mirror.search.rows import agree
 from sentence_transformers_mirror.search.saving import Save, saving
 from sentence_transformers_mirror.search.state import identity
@@ -158,12 +158,12 @@ class Kept(Base):
             places = [(row, *snapshot.locate(row)) for row in snapshot.rows()[:3].tolist()]
             texts = [segment.passage(local) for _, segment, local in places]
             agree(encoder, snapshot.vectors.take(np.array([row for row, *_ in places], np.int64)), texts)
-        elif not known.startswith(KIND):
+        elif not known.startswith((KIND, EARLIER)):
             raise ValueError(
                 f"The index in {path} is of an earlier release, which did not look at tokenizers and settings of "
                 "modules: load it without a model, call rebuild(model), and save it."
             )
-        elif encoder.fingerprint != known:
+        elif known not in (encoder.fingerprint, fingerprint(encoder.model, encoder.dimensions, EARLIER)):
             raise ValueError(
                 f"The index in {path} was built by another model, or by this one with other weights, tokenizer, "
                 "prompts, length limit or pooling: pass the model that built it, or build the index again with this "
