@@ -20,10 +20,20 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import RESULTS, add_data, add_jobs, earlier, keep, paper_sentences, paper_words, parser, spearman
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
+from benchmarks.common import (
+    RESULTS,
+    add_data,
+    add_jobs,
+    earlier,
+    keep,
+    paper_sentences,
+    paper_words,
+    parser,
+    spearman,
+)
 from sentence_transformers_mirror import (
     RECIPES,
     CharSpanMask,

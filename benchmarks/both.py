@@ -19,10 +19,10 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-from common import keep, parser
-from lexical import LIBRARIES, sentences
-from search import structured
 
+from benchmarks.common import keep, parser
+from benchmarks.lexical import LIBRARIES, sentences
+from benchmarks.search import structured
 from sentence_transformers_mirror import SearchIndex
 from sentence_transformers_mirror.search import index as of_index
 from sentence_transformers_mirror.search import words

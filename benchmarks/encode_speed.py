@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from common import MODELS, add_data, keep, model_path, paper_sentences, parser, table
 from sentence_transformers import SentenceTransformer
 
+from benchmarks.common import MODELS, add_data, keep, model_path, paper_sentences, parser, read_table
 from sentence_transformers_mirror import SearchIndex
 from sentence_transformers_mirror.search.encoder import Encoder
 
@@ -26,7 +26,7 @@ QUERIES = 200
 
 
 def cranfield(data: Path) -> list[str]:
-    rows = table(data / "retrieval/cranfield.docs.tsv.gz")
+    rows = read_table(data / "retrieval/cranfield.docs.tsv.gz")
     return [text for row in rows if (text := f"{row['title']} {row['text']}".strip())]
 
 

@@ -27,11 +27,11 @@ from functools import partial
 
 import numpy as np
 import torch
-from common import RESULTS, add_data, earlier, keep, paper_sentences, parser
 from sentence_transformers import SentenceTransformer
 from transformers import TrainerCallback
-from tuning_speed import Contestant, host, on_device, ours, paper, random_model, seconds
 
+from benchmarks.common import RESULTS, add_data, earlier, keep, paper_sentences, parser
+from benchmarks.tuning_speed import Contestant, host, on_device, ours, paper, random_model, seconds
 from sentence_transformers_mirror import CachedMirrorLoss, MirrorLoss, mirror_tune
 from sentence_transformers_mirror._host import has_native_bf16
 from sentence_transformers_mirror.embedding import embed

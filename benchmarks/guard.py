@@ -9,16 +9,15 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from common import MODELS, add_data, keep, model_path, parser, table
-from verdict import paragraphs
-
+from benchmarks.common import MODELS, add_data, keep, model_path, parser, read_table
+from benchmarks.verdict import paragraphs
 from sentence_transformers_mirror import mirror_tune
 
 
 def corpora(data: Path) -> dict[str, list[str]]:
     """About two sentences, a paragraph, and many paragraphs a text."""
     found = paragraphs(data)
-    abstracts = [row["text"] for row in table(data / "retrieval/cranfield.docs.tsv.gz") if row["text"].strip()]
+    abstracts = [row["text"] for row in read_table(data / "retrieval/cranfield.docs.tsv.gz") if row["text"].strip()]
     draw = random.Random(0)
     return {
         "short paragraphs": [text for text in found if len(text) < 250],

@@ -20,10 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from common import MODELS, RESULTS, add_data, earlier, keep, model_path, parser, table
-from search_tuning import cranfield, ndcg
 from sentence_transformers import SentenceTransformer
 
+from benchmarks.common import MODELS, RESULTS, add_data, earlier, keep, model_path, parser, read_table
+from benchmarks.search_tuning import cranfield, ndcg
 from sentence_transformers_mirror import SearchIndex, mirror_tune
 from sentence_transformers_mirror.embedding import embed
 from sentence_transformers_mirror.quickstart import read_docstrings
@@ -52,7 +52,7 @@ def docstrings(folder: Path | None) -> Asked:
 
 
 def qnli(data: Path) -> Asked:
-    rows = list(table(data / "retrieval/qnli.dev.tsv.gz"))
+    rows = list(read_table(data / "retrieval/qnli.dev.tsv.gz"))
     answers: dict[str, set[str]] = {}
     for row in rows:
         if row["label"] == "entailment":

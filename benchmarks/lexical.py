@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from common import keep, parser
 
+from benchmarks.common import keep, parser
 from sentence_transformers_mirror.search import words
 
 Search = Callable[[str], list[int]]

@@ -14,28 +14,28 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import module_from_spec, spec_from_file_location
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
 
 import torch
-from common import RESULTS, add_data, earlier, keep, paper_sentences, parser, spearman
 from sentence_transformers import SentenceTransformer
 from transformers import BertConfig, BertForMaskedLM
 
+from benchmarks.common import RESULTS, add_data, earlier, keep, paper_sentences, parser, spearman
 from sentence_transformers_mirror import mirror_tune
 from sentence_transformers_mirror.evidence.labels import read_pairs
 
 
-def example() -> tuple[ModuleType, ModuleType, ModuleType]:
-    """The modules of `examples/pretrain`."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "pretrain"))
-    import evaluate
-    import pretrain
-    import text
-
-    return text, pretrain, evaluate
+def example() -> list[ModuleType]:
+    """The modules of `examples/pretrain`: text, pretrain, evaluate; each imports the ones before it by these names."""
+    for name in ("text", "pretrain", "evaluate"):
+        spec = spec_from_file_location(name, Path(__file__).parents[1] / "examples" / "pretrain" / f"{name}.py")
+        sys.modules[name] = module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return [sys.modules[name] for name in ("text", "pretrain", "evaluate")]
 
 
 class Bert(BertForMaskedLM):

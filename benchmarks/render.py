@@ -1,6 +1,6 @@
 """Write results.md from the JSON that the benchmarks kept; no number in it is typed by hand.
 
-python benchmarks/render.py [--plots]
+python -m benchmarks.render [--plots]
 
 With --plots it draws the pictures, too, which needs matplotlib.
 """
@@ -13,11 +13,11 @@ import statistics
 from functools import partial
 from pathlib import Path
 
-from common import RESULTS, embedded_version
+from benchmarks.common import RESULTS, embedded_version
 
 HEAD = """# Results
 
-Written by `python benchmarks/render.py` from `benchmarks/results/*.json`. Each section names the command, the machine
+Written by `python -m benchmarks.render` from `benchmarks/results/*.json`. Each section names the command, the machine
 and the versions that gave its numbers. `DATA` is a folder of labelled sets (STS-Benchmark as tab-separated files, and
 the 10,000 sentences that the Mirror-BERT paper tunes on); it is not part of this repository.
 """
@@ -594,9 +594,9 @@ def paper(result: dict) -> str:
 
 
 def profile(kept: dict | None) -> str:
-    head = "# Where a step goes\n\nWritten by `python benchmarks/render.py` from `benchmarks/results/profile.json`.\n"
+    head = "# Where a step goes\n\nWritten by `python -m benchmarks.render` from `benchmarks/results/profile.json`.\n"
     if kept is None:
-        return f"{head}\nNot measured yet: `python benchmarks/step_profile.py --data DATA`.\n"
+        return f"{head}\nNot measured yet: `python -m benchmarks.step_profile --data DATA`.\n"
     rows = [
         {"ms a step": part, **{one["shape"]: f"{one['parts, ms'][part]:.1f}" for one in kept["result"]}}
         for part in kept["result"][0]["parts, ms"]
@@ -614,9 +614,9 @@ def profile(kept: dict | None) -> str:
 
 
 def gpu(kept: dict | None) -> str:
-    head = "# On a GPU\n\nWritten by `python benchmarks/render.py` from `benchmarks/results/gpu.json`.\n"
+    head = "# On a GPU\n\nWritten by `python -m benchmarks.render` from `benchmarks/results/gpu.json`.\n"
     if kept is None:
-        return f"{head}\nNot measured yet: `python benchmarks/gpu.py --data DATA` on a machine with a GPU.\n"
+        return f"{head}\nNot measured yet: `python -m benchmarks.gpu --data DATA` on a machine with a GPU.\n"
     parts = [head]
     for part, one in kept["result"].items():
         title, text = GPU_PARTS[part](one["result"])

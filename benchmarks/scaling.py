@@ -15,13 +15,9 @@ counted from where it was after the imports and the model.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import random
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -29,9 +25,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from unittest import mock
 
-from common import keep
-from tuning_speed import random_model
-
+from benchmarks.common import alone, keep, peak_memory
+from benchmarks.tuning_speed import random_model
 from sentence_transformers_mirror import CachedMirrorLoss, SearchIndex, _host, mirror_tune
 
 SHAPE = "1x64"
@@ -53,18 +48,13 @@ def sentences(count: int, seed: int = 0) -> Iterator[str]:
         yield f"{' '.join(draw.choices(words, k=draw.randint(3, 15)))} {number}"
 
 
-def peak() -> float:
-    """Of this process, in MB; Linux counts kilobytes, macOS bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e3 if sys.platform == "linux" else 1e6)
-
-
 def point(what: str, size: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         model = random_model(f"{folder}/model", SHAPE, "cpu")
         file = Path(folder, "texts.txt")
         with file.open("w", encoding="utf-8") as lines:
             lines.writelines(f"{text}\n" for text in sentences(size))
-        before = peak()
+        before = peak_memory()
         if what.startswith("tune"):
             float32 = mock.patch.object(_host, "has_native_bf16", return_value=False)
             start = time.perf_counter()
@@ -92,7 +82,7 @@ def point(what: str, size: int) -> dict[str, float]:
         return {
             "size": size,
             "seconds": seconds,
-            "peak, MB": None if what == "search" else peak() - before,  # that is of building
+            "peak, MB": None if what == "search" else (peak_memory() - before) / 1e6,  # that is of building
             "texts on disk, MB": file.stat().st_size / 1e6,
         }
 
@@ -115,18 +105,12 @@ def main() -> None:
     args.add_argument("--output", type=Path, help="folder to write the JSON files in (default: benchmarks/results/)")
     args.add_argument("--what", nargs="+", default=list(SIZES), choices=list(SIZES))
     args.add_argument("--largest", type=int, help="leave larger sizes out, for a quick look")
-    args.add_argument("--one", nargs=2, metavar=("WHAT", "SIZE"), help="one point in this process, printed only")
     args = args.parse_args()
-    if args.one:
-        print(json.dumps(point(args.one[0], int(args.one[1]))))
-        return
     for what in args.what:
         points = []
         for size in SIZES[what]:
             if args.largest is None or size <= args.largest:
-                command = [sys.executable, __file__, "--one", what, str(size)]
-                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                points.append(json.loads(done.stdout.splitlines()[-1]))
+                points.append(alone(point, what, size))
                 print(what, points[-1], flush=True)
         name = f"scaling_{what}"
         keep(name, {"points": points, "exponents": exponents(points)}, args.output and args.output / f"{name}.json")

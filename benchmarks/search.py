@@ -12,11 +12,7 @@ Ours and FAISS answer the same queries in turn, so that a noisy machine is noisy
 
 from __future__ import annotations
 
-import json
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,10 +20,10 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-from common import keep, parser
 from datasets import Dataset
 from sentence_transformers.util.quantization import semantic_search_faiss
 
+from benchmarks.common import alone, keep, parser, peak_memory
 from sentence_transformers_mirror import SearchIndex
 from sentence_transformers_mirror.search.ann import _parameters
 
@@ -80,12 +76,12 @@ def measure(rows: int, kind: str, seconds: float) -> dict:
     """Build, open and search one index, in a process of its own so that its peak of memory is its own."""
     vectors, queries = structured(rows), structured(max(BATCHES), seed=1)
     texts = (f"entry number {number} of the benchmark" for number in range(rows))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         index = SearchIndex.from_vectors(vectors, texts, kind=kind, path=folder)
         build = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = peak_memory()
         start = time.perf_counter()
         index = SearchIndex.open(folder)
         opened = time.perf_counter() - start
@@ -123,7 +119,7 @@ def measure(rows: int, kind: str, seconds: float) -> dict:
             "build": build,
             "open": opened,
             "first search": first,
-            "peak MiB over the vectors given": (peak - before) / 1024,
+            "peak MiB over the vectors given": (peak - before) / 2**20,
             "disk MiB": disk / 2**20,
             "recall@10": recall,
             "batches": rows_of_table,
@@ -149,32 +145,16 @@ def others(rows: int, seconds: float) -> dict:
     return {"rows": rows, "batches": found}
 
 
-def in_a_process(*arguments: object) -> dict:
-    """Run this script for one measurement and read its result."""
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder, "part.json")
-        command = [sys.executable, __file__, "--output", str(output), *map(str, arguments)]
-        subprocess.run(command, check=True)
-        return json.loads(output.read_text(encoding="utf-8"))["result"]
-
-
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     arguments.add_argument("--kinds", nargs="+", default=["auto", "flat", "hnsw"])
     arguments.add_argument("--seconds", type=float, default=10, help="per contest (default: %(default)s)")
-    arguments.add_argument("--one", nargs=2, metavar=("SIZE", "KIND"), help="measure one index only")
     args = arguments.parse_args()
-    seconds = ["--seconds", args.seconds]
-    if args.one and args.one[1] == "others":
-        result = others(int(args.one[0]), args.seconds)
-    elif args.one:
-        result = measure(int(args.one[0]), args.one[1], args.seconds)
-    else:
-        result = {
-            "indexes": [in_a_process(*seconds, "--one", size, kind) for size in args.sizes for kind in args.kinds],
-            "others": [in_a_process(*seconds, "--one", size, "others") for size in args.sizes],
-        }
+    result = {
+        "indexes": [alone(measure, size, kind, args.seconds) for size in args.sizes for kind in args.kinds],
+        "others": [alone(others, size, args.seconds) for size in args.sizes],
+    }
     keep("search", result, args.output)
 
 

@@ -12,10 +12,10 @@ import statistics
 import time
 
 import torch
-from common import add_data, keep, paper_sentences, parser
-from search_tuning import cranfield
 from sentence_transformers import SentenceTransformer
 
+from benchmarks.common import add_data, keep, paper_sentences, parser
+from benchmarks.search_tuning import cranfield
 from sentence_transformers_mirror import RECIPES, MirrorLoss, embedded_model_path
 from sentence_transformers_mirror._host import has_native_bf16
 from sentence_transformers_mirror.training.tuning import give_memory_back

@@ -26,7 +26,13 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from common import (
+from sentence_transformers import SentenceTransformer
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import normalize
+
+from benchmarks.common import (
     MODELS,
     RESULTS,
     add_data,
@@ -38,15 +44,9 @@ from common import (
     model_path,
     paper_sentences,
     parser,
-    table,
+    read_table,
 )
-from sentence_transformers import SentenceTransformer
-from sklearn.cluster import MiniBatchKMeans
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.preprocessing import normalize
-from sts import SETS, scores
-
+from benchmarks.sts import SETS, scores
 from sentence_transformers_mirror import RECIPES, DocumentViews, Recipe, mirror_tune
 from sentence_transformers_mirror.embedding import embed
 from sentence_transformers_mirror.evidence.ranking import reciprocal_ranks
@@ -187,10 +187,10 @@ def run_library(model_name: str, name: str, variant: str | None, seed: int, data
 @cache
 def cranfield(data: Path) -> tuple[list[str], list[str], list[str], list[str], np.ndarray]:
     """Titles, texts (which begin with the title), ids, queries, and whether a document answers a query."""
-    rows = list(table(data / "retrieval/cranfield.docs.tsv.gz"))
-    queries = {row["query_id"]: row["text"] for row in table(data / "retrieval/cranfield.queries.tsv")}
+    rows = list(read_table(data / "retrieval/cranfield.docs.tsv.gz"))
+    queries = {row["query_id"]: row["text"] for row in read_table(data / "retrieval/cranfield.queries.tsv")}
     relevant: dict[str, set[str]] = {}
-    for row in table(data / "retrieval/cranfield.qrels.tsv"):
+    for row in read_table(data / "retrieval/cranfield.qrels.tsv"):
         if 1 <= int(row["code"]) <= 4:
             relevant.setdefault(row["query_id"], set()).add(row["doc_id"])
     ids = [row["doc_id"] for row in rows]

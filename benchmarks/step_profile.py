@@ -20,11 +20,11 @@ from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 import torch
-from common import add_data, keep, paper_sentences, parser
 from sentence_transformers import SentenceTransformer
 from transformers import TrainerCallback
-from tuning_speed import random_model
 
+from benchmarks.common import add_data, keep, paper_sentences, parser
+from benchmarks.tuning_speed import random_model
 from sentence_transformers_mirror import TokenSpanMask, mirror_tune
 from sentence_transformers_mirror._host import has_native_bf16
 from sentence_transformers_mirror.training import loss, packing, tuning

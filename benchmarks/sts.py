@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common import (
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+
+from benchmarks.common import (
     MODELS,
     RESULTS,
     add_data,
@@ -23,9 +26,6 @@ from common import (
     parser,
     spearman,
 )
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling
-
 from sentence_transformers_mirror import mirror_tune
 from sentence_transformers_mirror.evidence.labels import read_pairs
 

@@ -25,13 +25,13 @@ from contextlib import nullcontext
 from functools import partial
 
 import torch
-from common import add_data, keep, paper_sentences, parser
 from pytorch_metric_learning.losses import NTXentLoss
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from transformers import AutoTokenizer, BertConfig, BertModel
 
+from benchmarks.common import add_data, keep, paper_sentences, parser
 from sentence_transformers_mirror import CharSpanMask, MirrorLoss, embedded_model_path, nt_xent
 from sentence_transformers_mirror._host import has_native_bf16
 from sentence_transformers_mirror.training import packing as packing_module

@@ -26,7 +26,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import (
+from sentence_transformers import SentenceTransformer
+from sentencex import segment
+
+from benchmarks.common import (
     MODELS,
     RESULTS,
     add_data,
@@ -36,13 +39,10 @@ from common import (
     model_path,
     paper_sentences,
     parser,
+    read_table,
     spearman,
-    table,
 )
-from search_tuning import cranfield, ndcg
-from sentence_transformers import SentenceTransformer
-from sentencex import segment
-
+from benchmarks.search_tuning import cranfield, ndcg
 from sentence_transformers_mirror import MirrorLoss, mirror_tune
 from sentence_transformers_mirror.embedding import embed
 from sentence_transformers_mirror.environment import environment
@@ -96,7 +96,7 @@ def similarity(data: Path) -> Domain:
 
 def questions(data: Path) -> Domain:
     """Encyclopedic sentences, judged by whether a question finds its answer (mean reciprocal rank in QNLI)."""
-    rows = table(data / "retrieval/qnli.dev.tsv.gz")
+    rows = read_table(data / "retrieval/qnli.dev.tsv.gz")
     texts = list(dict.fromkeys(row["sentence"] for row in rows))
     answers = {row["sentence"]: row["question"] for row in rows if row["label"] == "entailment"}
     asked = random.Random(0).sample(list(answers.items()), 1_000)

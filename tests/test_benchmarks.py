@@ -12,21 +12,31 @@ from pathlib import Path
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
 
 
-def run(data_dir, tmp_path, script, *arguments):
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    """Benchmarks are run from the root of the repository."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(str(ROOT))
+
+
+def run(data_dir, tmp_path, name, *arguments):
     output = tmp_path / "result.json"
     data = [] if data_dir is None else ["--data", str(data_dir)]
-    command = [sys.executable, str(BENCHMARKS / script), *data, "--output", str(output), *arguments]
+    command = [sys.executable, "-m", f"benchmarks.{name}", *data, "--output", str(output), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert data_dir is None or str(data_dir) not in output.read_text(), "a result names a folder of one machine"
-    return json.loads(output.read_text())
+    kept = json.loads(output.read_text())
+    assert kept["environment"]["command"].startswith(f"python -m benchmarks.{name} ")
+    return kept
 
 
 def test_tuning_speed(data_dir, tmp_path):
-    kept = run(data_dir, tmp_path, "tuning_speed.py", "--shapes", "1x64", "--steps", "1", "--batch-size", "16")
+    kept = run(data_dir, tmp_path, "tuning_speed", "--shapes", "1x64", "--steps", "1", "--batch-size", "16")
     assert {row["contestant"].split(", ")[0] for row in kept["result"]["rows"]} == {"ours", "host", "paper"}
     assert all(row["seconds per step"] > 0 for row in kept["result"]["rows"])
     assert kept["result"]["profile, ms"]["ours, fp32"]["backward"] > 0
@@ -34,7 +44,7 @@ def test_tuning_speed(data_dir, tmp_path):
 
 def test_search(tmp_path):
     arguments = ["--sizes", "3000", "--kinds", "hnsw", "--seconds", "0.02"]
-    result = run(None, tmp_path, "search.py", *arguments)["result"]
+    result = run(None, tmp_path, "search", *arguments)["result"]
     assert [row["kind"] for row in result["indexes"]] == ["hnsw"]
     assert result["indexes"][0]["recall@10"] > 0.8
     for row in (*result["indexes"], *result["others"]):
@@ -43,12 +53,11 @@ def test_search(tmp_path):
 
 
 def test_encode_speed(data_dir, tmp_path, monkeypatch):
-    kept = run(data_dir, tmp_path, "encode_speed.py", "--models", "embedded", "--texts", "40", "--rounds", "1")
+    kept = run(data_dir, tmp_path, "encode_speed", "--models", "embedded", "--texts", "40", "--rounds", "1")
     rows = kept["result"]["rows"]
     assert [row["what"] for row in rows] == ["index sentences", "index documents", "one query"]
     assert all(row["ratio"] > 0 and row["difference"] < 1e-5 for row in rows)
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import render
+    from benchmarks import render
 
     assert "| embedded | index documents | 40 |" in render.encode_speed(kept["result"])
 
@@ -56,15 +65,14 @@ def test_encode_speed(data_dir, tmp_path, monkeypatch):
 def test_gpu(data_dir, tmp_path, monkeypatch):
     arguments = ["--shape", "1x64", "--texts", "40", "--batch-size", "16", "--large", "8", "24", "--rounds", "1"]
     arguments += ["--documents", "8", "--documents-shape", "1x64", "--backend", "eager", "--groups", "2"]
-    kept = run(data_dir, tmp_path, "gpu.py", *arguments, "--device", "cpu", "--mini-batch-size", "8")
+    kept = run(data_dir, tmp_path, "gpu", *arguments, "--device", "cpu", "--mini-batch-size", "8")
     result = {part: one["result"] for part, one in kept["result"].items()}
     names = [row["contestant"] for row in result["epoch"]["rows"]]
     assert names == ["ours", "ours, groups=2", "ours, compiled", "host", "paper"] and result["epoch"]["steps"] == 2
     assert all(row["seconds"] > 0 for row in result["epoch"]["rows"])
     assert [row["texts in the batch"] for row in result["large"]] == [8, 24]
     assert result["documents"][0]["of the step alone"] > 0
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import render
+    from benchmarks import render
 
     page = render.gpu(kept)
     assert all(text in page for text in ("One epoch", "| ours |", "Large batches", "Embedding", "Tuning for search"))
@@ -72,20 +80,18 @@ def test_gpu(data_dir, tmp_path, monkeypatch):
 
 
 def test_step_profile(data_dir, tmp_path, monkeypatch):
-    kept = run(data_dir, tmp_path, "step_profile.py", "--shapes", "1x64", "--steps", "2", "--batch-size", "16")
+    kept = run(data_dir, tmp_path, "step_profile", "--shapes", "1x64", "--steps", "2", "--batch-size", "16")
     (result,) = kept["result"]
     assert result["steps"] == 2 and sum(result["parts, ms"].values()) == pytest.approx(result["whole step, ms"], abs=1)
     assert min(result["parts, ms"].values()) >= 0 and result["arithmetic floor, ms"] > 0 < result["bytes floor, ms"]
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import render
+    from benchmarks import render
 
     assert "| backward |" in render.profile(kept) and "Not measured yet" in render.profile(None)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak memory of a process")
 def test_scaling(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import scaling
+    from benchmarks import scaling
 
     bf16 = scaling._host.has_native_bf16
     for what in scaling.SIZES:
@@ -95,7 +101,7 @@ def test_scaling(tmp_path, monkeypatch):
         assert what == "search" or point["peak, MB"] >= 0
     found = scaling.exponents([{"size": n, "seconds": n**2 / 1e6, "peak, MB": 5} for n in (1, 10, 100)])
     assert found == pytest.approx({"seconds": 2, "peak, MB": 0})
-    import render
+    from benchmarks import render
 
     monkeypatch.setattr(render, "RESULTS", tmp_path)
     points = [{"size": n, "seconds": n / 9, "peak, MB": n, "texts on disk, MB": 1.0} for n in (10, 100)]
@@ -110,9 +116,7 @@ def test_scaling(tmp_path, monkeypatch):
 
 
 def test_results_of_other_weights_are_told_apart(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import common
-    import render
+    from benchmarks import common, render
 
     path = tmp_path / "result.json"
     assert common.earlier(path, {"rows": []}) == ({"rows": []}, True)
@@ -131,11 +135,10 @@ def test_results_of_other_weights_are_told_apart(tmp_path, monkeypatch):
 def test_sts(data_dir, tmp_path, monkeypatch):
     arguments = ["--sets", "STS-B dev", "--seeds", "1", "--max-texts", "600", "--learning-rates", "1e-4"]
     arguments += ["--pairs", "200", "--recipes", "sentence"]
-    kept = run(data_dir, tmp_path, "sts.py", *arguments)["result"]
+    kept = run(data_dir, tmp_path, "sts", *arguments)["result"]
     means = {name: one["scores"]["STS-B dev"] for name, one in kept["runs"].items()}
     assert means["sentence/0.0001/1"] > means["untuned, mean"] > means["untuned, cls"]
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import render
+    from benchmarks import render
 
     assert "| `sentence`, learning rate 0.0001 |" in render.sts(kept) and "| untuned, cls pooling |" in render.sts(
         kept
@@ -146,13 +149,11 @@ def test_search_tuning(data_dir, tmp_path, tiny_model, monkeypatch):
     tiny_model.save_pretrained(str(tmp_path / "tiny"))
     arguments = ["--models", str(tmp_path / "tiny"), "--seeds", "1", "--libraries", "sentence_transformers"]
     arguments += ["--variants", "the recipe", "telling sentences", "batches of like documents", "--reported"]
-    kept = run(data_dir, tmp_path, "search_tuning.py", *arguments)["result"]
+    kept = run(data_dir, tmp_path, "search_tuning", *arguments)["result"]
     assert 34 < kept["BM25"] < 37 and len(kept["runs"]) == 4
     for name, one in kept["runs"].items():
         assert set(one["tuned"]) == {"sentence_transformers", "STS-B dev"}, name
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import render
-    import search_tuning
+    from benchmarks import render, search_tuning
 
     right = search_tuning.np.array([[True, False, True], [False, False, True]])
     scores = search_tuning.np.array([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
@@ -170,8 +171,7 @@ def test_search_tuning(data_dir, tmp_path, tiny_model, monkeypatch):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak memory of a process")
 def test_batch_memory(data_dir, monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import batch_memory
+    from benchmarks import batch_memory
 
     row = batch_memory.step(data_dir, 16, 4)
     assert row["texts in the batch"] == 16 and row["loss"] > 0
@@ -181,7 +181,7 @@ def test_batch_memory(data_dir, monkeypatch):
 @pytest.mark.quality
 def test_ablations(data_dir, tmp_path):
     study = "word: epochs (recipe: 2)"
-    kept = run(data_dir, tmp_path, "ablations.py", "--studies", study, "--seeds", "1", "--max-texts", "200")["result"]
+    kept = run(data_dir, tmp_path, "ablations", "--studies", study, "--seeds", "1", "--max-texts", "200")["result"]
     assert set(kept[study]) == {"1"}
     assert all(0 < row["dev"][0] < 100 and 0 < row["test"][0] < 100 for row in kept[study].values())
 
@@ -190,11 +190,10 @@ def test_ablations(data_dir, tmp_path):
 def test_pretraining(data_dir, tmp_path, monkeypatch):
     name = "BERT, AdamW, rate 1e-3"  # of which every part stands in for another
     arguments = ["--variants", name, "--minutes", "0.01", "--every", "100", "--rows", "8", "--max-texts", "200"]
-    result = run(data_dir, tmp_path, "pretraining.py", *arguments)["result"]
+    result = run(data_dir, tmp_path, "pretraining", *arguments)["result"]
     one = result["runs"][name]["0"]
     assert one["steps"] > 0 and 1 < one["nats a character"] < 3
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import render
+    from benchmarks import render
 
     assert f"| {name} | 8.3 |" in render.pretraining(result)
 
@@ -203,7 +202,7 @@ def test_verdict(data_dir, tmp_path, tiny_model):
     tiny_model.save_pretrained(str(tmp_path / "tiny"))
     arguments = ["--settings", "1", "--seeds", "1", "--domains", "aeronautics", "--texts", "200"]
     arguments += ["--models", str(tmp_path / "tiny")]
-    result = run(data_dir, tmp_path, "verdict.py", *arguments)["result"]
+    result = run(data_dir, tmp_path, "verdict", *arguments)["result"]
     (row,) = result["runs"]
     assert row["evidence"]["structure"] == "first sentence and the rest" and abs(row["truth"]) < 2  # a rate of 1e-6
     assert [line["verdict"] for line in result["summary"]] == ["always better", "loss on held-out texts"]
@@ -211,13 +210,12 @@ def test_verdict(data_dir, tmp_path, tiny_model):
 
 def test_guard(data_dir, tmp_path, tiny_model):
     tiny_model.save_pretrained(str(tmp_path / "tiny"))
-    rows = run(data_dir, tmp_path, "guard.py", "--texts", "800", "--model", str(tmp_path / "tiny"))["result"]
+    rows = run(data_dir, tmp_path, "guard", "--texts", "800", "--model", str(tmp_path / "tiny"))["result"]
     assert len(rows) == 3 and all(50 <= row["set aside and measured"] <= 800 - row["tuned on"] for row in rows)
 
 
 def test_verdicts_are_counted(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import verdict
+    from benchmarks import verdict
 
     def row(domain, truth, low, high, loss=-1):
         interval = {"low": low, "high": high, "difference": (low + high) / 2}
@@ -256,8 +254,7 @@ def test_verdicts_are_counted(monkeypatch):
 
 
 def test_every_ablation_steps(tmp_path, tiny_model, texts, monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import ablations
+    from benchmarks import ablations
 
     tiny_model.save_pretrained(str(tmp_path / "tiny"))
     monkeypatch.setattr(ablations, "embedded_model_path", lambda: str(tmp_path / "tiny"))
@@ -272,7 +269,7 @@ def test_every_ablation_steps(tmp_path, tiny_model, texts, monkeypatch):
 def test_results_are_what_the_json_says(tmp_path):
     pages = [BENCHMARKS / name for name in ("results.md", "gpu.md", "profile.md")]
     before = [page.read_text(encoding="utf-8") for page in pages]
-    subprocess.run([sys.executable, str(BENCHMARKS / "render.py")], check=True)
+    subprocess.run([sys.executable, "-m", "benchmarks.render"], check=True)
     after = [page.read_text(encoding="utf-8") for page in pages]
     assert after == before, "a page was edited by hand or not rendered"
     table = before[0].split("## What tuning gains")[1].split("\n\n")[2].strip()
@@ -282,9 +279,7 @@ def test_results_are_what_the_json_says(tmp_path):
 @pytest.mark.quality
 def test_hybrid(data_dir, tmp_path, tiny_model, monkeypatch):
     tiny_model.save_pretrained(str(tmp_path / "tiny"))
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import hybrid
-    import render
+    from benchmarks import hybrid, render
 
     documents, queries, right = hybrid.qnli(data_dir)
     assert right.shape == (hybrid.QUERIES, hybrid.DOCUMENTS) and right.any(axis=1).all()
@@ -310,10 +305,7 @@ def test_lexical_and_both(tmp_path, monkeypatch):
         f"One sentence here number {number}. Another sentence there! A telling word.\n" for number in range(700)
     )
     (tmp_path / "corpus.xz").write_bytes(lzma.compress(texts.encode()))
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import both
-    import lexical
-    import render
+    from benchmarks import both, lexical, render
 
     asked = ["--corpus", str(tmp_path / "corpus.xz"), "--texts", "2000"]
     output = tmp_path / "kept.json"

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-PAPER = Path(__file__).parents[1] / "benchmarks" / "paper"
-SCRIPTS = sorted(path.stem for path in PAPER.glob("*.py") if path.stem != "shared")
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted(path.stem for path in ROOT.glob("benchmarks/paper/[tf]*.py"))
 NOUNS = ["cat", "dog", "file", "list", "window", "knife", "road", "ship", "song", "tree"]
 
 
@@ -57,11 +57,9 @@ def folder(tmp_path):
 
 @pytest.fixture
 def script(monkeypatch):
-    """Imports a script as running it does: only its own folder is on the path."""
-    for name in ("shared", "common", "ablations", *SCRIPTS):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.syspath_prepend(str(PAPER))
-    return importlib.import_module
+    """Imports a script as running it does: from the root of the repository."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    return lambda name: importlib.import_module(f"benchmarks.paper.{name}")
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from shared import line, load, paper_sentences, parser, report, table, tuned
 from sklearn.metrics import roc_auc_score
 
+from benchmarks.common import paper_sentences, read_table
+from benchmarks.paper.shared import line, load, parser, report, tuned
 from sentence_transformers_mirror.embedding import embed
 
 PAPER = {"QNLI": 67.4, "STS": 66.5}  # the paper's text, 4.2 and 4.4; the bars before tuning are only in the figure
@@ -13,7 +14,7 @@ PAPER = {"QNLI": 67.4, "STS": 66.5}  # the paper's text, 4.2 and 4.4; the bars b
 
 def main() -> None:
     args = parser(__doc__).parse_args()
-    rows = table(next(args.data.rglob("qnli.dev.tsv*")))
+    rows = read_table(next(args.data.rglob("qnli.dev.tsv*")))
     gold = [row["label"] == "entailment" for row in rows]
 
     def score(model) -> float:

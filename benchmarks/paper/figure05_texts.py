@@ -6,7 +6,8 @@ The paper's curves peak at 10,000 to 20,000 and then fall; their values are only
 
 from __future__ import annotations
 
-from shared import line, load, paper_sentences, paper_words, parser, report, scored, spearman, tuned
+from benchmarks.common import paper_sentences, paper_words, spearman
+from benchmarks.paper.shared import line, load, parser, report, scored, tuned
 
 COUNTS = (500, 1_000, 2_000, 5_000, 10_000)
 

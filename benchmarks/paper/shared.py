@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from common import RESULTS, add_data, keep, paper_sentences, paper_words, spearman, table  # noqa: E402, F401
-from common import parser as plain_parser  # noqa: E402
-
-from sentence_transformers_mirror import embedded_model_path, mirror_tune  # noqa: E402
-from sentence_transformers_mirror.evidence.labels import Pairs, read_pairs  # noqa: E402
+from benchmarks.common import RESULTS, add_data, keep
+from benchmarks.common import parser as plain_parser
+from sentence_transformers_mirror import embedded_model_path, mirror_tune
+from sentence_transformers_mirror.evidence.labels import Pairs, read_pairs
 
 
 def parser(description: str, pooling: str = "mean") -> argparse.ArgumentParser:

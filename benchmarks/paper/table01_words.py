@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from shared import line, load, paper_words, parser, report, scored, spearman, tuned
+from benchmarks.common import paper_words, spearman
+from benchmarks.paper.shared import line, load, parser, report, scored, tuned
 
 PAPER = {"cls": 10.5, "mean": 26.7, "after": 55.6}
 SET = "Multi-SimLex ENG"

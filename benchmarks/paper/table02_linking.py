@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import random
 
-from shared import line, load, parser, report, tuned
-
+from benchmarks.paper.shared import line, load, parser, report, tuned
 from sentence_transformers_mirror.evidence.evaluation import LinkingEvaluator
 from sentence_transformers_mirror.evidence.labels import LINKING_SETS, read_linking
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from shared import line, load, paper_sentences, parser, report, scored, spearman, tuned
-
+from benchmarks.common import paper_sentences, spearman
+from benchmarks.paper.shared import line, load, parser, report, scored, tuned
 from sentence_transformers_mirror.evidence.evaluation import SEVEN
 
 PAPER = {  # CLS, mean over text and padding, tuned

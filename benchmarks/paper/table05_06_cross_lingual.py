@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from scipy.linalg import orthogonal_procrustes
 from scipy.stats import spearmanr
-from shared import line, load, parser, report, table, tuned
 
+from benchmarks.common import read_table
+from benchmarks.paper.shared import line, load, parser, report, tuned
 from sentence_transformers_mirror.embedding import embed
 
 # mBERT: CLS, mean, tuned; of both tables the average over pairs where the pair at hand is not among them.
@@ -56,13 +57,13 @@ def main() -> None:
     args.add_argument("--languages", default="en-fr", help="as in the file of lexicons (default: %(default)s)")
     args.add_argument("--pairs", type=Path, help="words of two languages with a similarity, tab-separated")
     args = args.parse_args()
-    rows = [row for row in table(next(args.data.rglob("xling.*.tsv*"))) if row["pair"] == args.languages]
+    rows = [row for row in read_table(next(args.data.rglob("xling.*.tsv*"))) if row["pair"] == args.languages]
     if not rows:
         raise SystemExit(f"There is no lexicon of {args.languages} in {args.data}.")
     train, test = (
         [(row["source"], row["target"]) for row in rows if row["split"] == part] for part in ("train", "test")
     )
-    pairs = [] if args.pairs is None else table(args.pairs)
+    pairs = [] if args.pairs is None else read_table(args.pairs)
     words = {f"{side}:{row[side]}": row[side] for row in rows for side in SIDES}
 
     def scores(model) -> tuple[float, float | None]:

@@ -9,11 +9,9 @@ from __future__ import annotations
 import statistics
 from dataclasses import replace
 
-from shared import line, paper_sentences, parser, report, scored, spearman
-
-# isort: split
-from ablations import UNMASKED, SameDropout, Variant, char_span, identical  # found once `shared` is imported
-
+from benchmarks.ablations import UNMASKED, SameDropout, Variant, char_span, identical
+from benchmarks.common import paper_sentences, spearman
+from benchmarks.paper.shared import line, parser, report, scored
 from sentence_transformers_mirror import CharSpanMask
 from sentence_transformers_mirror.evidence.evaluation import SEVEN
 

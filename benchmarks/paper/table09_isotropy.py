@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from shared import line, load, paper_sentences, paper_words, parser, report, tuned
-
+from benchmarks.common import paper_sentences, paper_words
+from benchmarks.paper.shared import line, load, parser, report, tuned
 from sentence_transformers_mirror.embedding import embed
 from sentence_transformers_mirror.evidence.geometry import isotropy, mean_vector_norm
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import string
 
-from shared import line, load, paper_words, parser, report, scored, spearman, tuned
+from benchmarks.common import paper_words, spearman
+from benchmarks.paper.shared import line, load, parser, report, scored, tuned
 
 SET = "Multi-SimLex ENG"
 PAPER = {"before": 26.7, "words": 55.6, "random": 39.3}  # mean pooling before, as the best of the two
