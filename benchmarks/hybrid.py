@@ -22,7 +22,18 @@ import numpy as np
 import pyarrow as pa
 from sentence_transformers import SentenceTransformer
 
-from benchmarks.common import MODELS, RESULTS, add_data, earlier, keep, model_path, parser, read_table
+from benchmarks.common import (
+    MODELS,
+    RESULTS,
+    add_data,
+    add_jobs,
+    earlier,
+    finish,
+    keep,
+    model_path,
+    parser,
+    read_table,
+)
 from benchmarks.search_tuning import cranfield, ndcg
 from sentence_transformers_mirror import SearchIndex, mirror_tune
 from sentence_transformers_mirror.embedding import embed
@@ -168,9 +179,22 @@ def load(name: str, data: Path, tuned: Path | None) -> SentenceTransformer:
     return model
 
 
+def measure(model_name: str, name: str, data: Path, tuned: Path | None) -> tuple[dict, dict]:
+    """Curves of a model on one set, and what its searches find."""
+    model = load(model_name, data, tuned)
+    documents, queries, _ = asked(name, data)
+    vectors = embed(model, [*queries, *documents], normalize_embeddings=True)
+    found = {
+        key: {str(weight): score for weight, score in value.items()} if isinstance(value, dict) else value
+        for key, value in curves(vectors[: len(queries)], vectors[len(queries) :], name, data).items()
+    }
+    return found, searched(model, vectors[len(queries) :], name, data)
+
+
 def main() -> None:
     args = parser(__doc__)
     add_data(args)
+    add_jobs(args)
     args.add_argument("--models", nargs="+", default=["embedded", "all-MiniLM-L6-v2"], help=MODELS)
     args.add_argument("--tuned", type=Path, help="folder of the tuned model; it is tuned and kept there if absent")
     args = args.parse_args()
@@ -178,22 +202,15 @@ def main() -> None:
     result = {
         part: {k: v for k, v in kept[part].items() if same or "embedded" not in k} for part in ("runs", "searches")
     }
-    tasks = [(model, REPORTED) for model in ("embedded, tuned", *args.models)]
-    for model_name, name in [*tasks, *((model, name) for model in args.models for name in CHOOSING)]:
-        label = f"{model_name}/{name}"
-        if label in result["searches"]:
-            continue
-        model = load(model_name, args.data, args.tuned)
-        documents, queries, _ = asked(name, args.data)
-        vectors = embed(model, [*queries, *documents], normalize_embeddings=True)
-        one = curves(vectors[: len(queries)], vectors[len(queries) :], name, args.data)
-        result["runs"][label] = {
-            key: {str(weight): score for weight, score in value.items()} if isinstance(value, dict) else value
-            for key, value in one.items()
-        }
-        result["searches"][label] = searched(model, vectors[len(queries) :], name, args.data)
-        print(label, result["searches"][label], flush=True)
+    asking = [(model, REPORTED) for model in ("embedded, tuned", *args.models)]
+    asking += [(model, name) for model in args.models for name in CHOOSING]
+    tasks = {f"{model}/{name}": (model, name, args.data, args.tuned) for model, name in asking}
+
+    def add(label: str, found: tuple[dict, dict]) -> None:
+        result["runs"][label], result["searches"][label] = found
         keep("hybrid", result, args.output)
+
+    finish(tasks, result["searches"], measure, add, args.jobs)
     methods = [f"cosine from {label}" for label in FLOORS] + ["rrf"]
     result["chosen"] = {
         f"{model}/{method}": chosen(result["runs"], model, method) for model in args.models for method in methods

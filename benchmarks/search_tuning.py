@@ -259,7 +259,7 @@ def load(name: str) -> SentenceTransformer:
     return SentenceTransformer(model_path(name), device="cpu")
 
 
-def run(kind: str, *arguments: object) -> dict[str, object]:
+def measure(kind: str, *arguments: object) -> dict[str, object]:
     return {"library": run_library, "aeronautics": run_aeronautics}[kind](*arguments)
 
 
@@ -295,7 +295,12 @@ def main() -> None:
                 for name in args.libraries:
                     tasks[f"{model}/{name}/{variant}/{seed}"] = ("library", model, name, variant, seed, args.data)
     result = {"BM25": kept.get("BM25") or bm25(args.data), "runs": runs}
-    finish(runs, tasks, run, args.jobs, lambda: keep("search_tuning", result, args.output))
+
+    def add(name: str, one: dict[str, object]) -> None:
+        runs[name] = one
+        keep("search_tuning", result, args.output)
+
+    finish(tasks, runs, measure, add, args.jobs)
 
 
 if __name__ == "__main__":

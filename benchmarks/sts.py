@@ -43,8 +43,17 @@ def scores(model: SentenceTransformer, data: Path, sets: list[str], pairs: int |
     return {name: round(score, 2) for name, score in spearman(model.eval(), cut).items()}
 
 
-def run(model_name: str, pooling: str, recipe: str | None, overrides: dict, seed: int, texts: int, pairs: int | None,
-        data: Path, sets: list[str]) -> dict[str, object]:  # fmt: skip
+def measure(
+    model_name: str,
+    pooling: str,
+    recipe: str | None,
+    overrides: dict[str, float],
+    seed: int,
+    texts: int,
+    pairs: int | None,
+    data: Path,
+    sets: list[str],
+) -> dict[str, object]:
     model = SentenceTransformer(model_path(model_name), device="cpu")
     if pooling != "mean":
         model[1] = Pooling(model.get_embedding_dimension(), pooling)
@@ -86,7 +95,12 @@ def main() -> None:
                 name = f"{recipe}/{'' if rate is None else f'{rate:g}'}/{seed}"
                 overrides = {} if rate is None else {"learning_rate": rate}
                 tasks[name] = (args.model, "mean", recipe, overrides, seed, *last)
-    finish(runs, tasks, run, args.jobs, lambda: keep(args.name, {"model": args.model, "runs": runs}, args.output))
+
+    def add(name: str, result: dict[str, object]) -> None:
+        runs[name] = result
+        keep(args.name, {"model": args.model, "runs": runs}, args.output)
+
+    finish(tasks, runs, measure, add, args.jobs)
 
 
 if __name__ == "__main__":
