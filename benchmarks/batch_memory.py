@@ -12,6 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from benchmarks.common import add_data, alone, keep, parser, peak_memory, read_table
+from benchmarks.markdown import source, table
 from sentence_transformers_mirror import CachedMirrorLoss, embedded_model_path
 from sentence_transformers_mirror._host import has_native_bf16
 
@@ -24,7 +25,7 @@ def names(data: Path, count: int) -> list[str]:
     return list(short)[:count]
 
 
-def step(data: Path, rows: int, mini_batch_size: int) -> dict[str, object]:
+def measure(data: Path, rows: int, mini_batch_size: int) -> dict[str, object]:
     torch.manual_seed(0)
     model = SentenceTransformer(embedded_model_path(), device="cpu").train()
     bf16 = has_native_bf16(model.device)
@@ -43,6 +44,15 @@ def step(data: Path, rows: int, mini_batch_size: int) -> dict[str, object]:
     }
 
 
+def section(kept: dict) -> str:
+    result = kept["result"]
+    return (
+        "## Memory of large batches\n\nOne step of `CachedMirrorLoss` on the embedded model, disease names of at most "
+        f"seven words, mini-batches of {result['mini-batch size']} rows.\n\n{table(result['rows'])}\n"
+        f"{source(kept['environment'])}"
+    )
+
+
 def main() -> None:
     args = parser(__doc__)
     add_data(args)
@@ -51,9 +61,10 @@ def main() -> None:
     args = args.parse_args()
     rows = []
     for size in args.batch_sizes:
-        rows.append(alone(step, args.data, size, args.mini_batch_size))
+        rows.append(alone(measure, args.data, size, args.mini_batch_size))
         print(rows[-1], flush=True)
-    keep("batch_memory", {"mini-batch size": args.mini_batch_size, "rows": rows}, args.output)
+    result = {"mini-batch size": args.mini_batch_size, "rows": rows}
+    print(section(keep("batch_memory", result, args.output)))
 
 
 if __name__ == "__main__":

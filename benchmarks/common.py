@@ -155,17 +155,24 @@ def embedded_version() -> str:
     return hashlib.sha256(Path(embedded_model_path(), "model.safetensors").read_bytes()).hexdigest()[:8]
 
 
+def read(path: Path) -> dict:
+    """A result as it is kept, with what gave it."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def earlier(path: Path, empty: dict) -> tuple[dict, bool]:
     """A result to go on with, and whether it is of the embedded weights of today; ``empty`` where there is none."""
     if not path.exists():
         return empty, True
-    kept = json.loads(path.read_text(encoding="utf-8"))
+    kept = read(path)
     return kept["result"], kept["environment"].get("embedded model") == embedded_version()
 
 
-def keep(name: str, result: object, output: Path | None) -> None:
+def keep(name: str, result: object, output: Path | None) -> dict:
+    """Write a result with what gave it, and give what a reader of the file sees."""
     path = output or RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     made = {**environment(), "embedded model": embedded_version()}
     path.write_text(json.dumps({"environment": made, "result": result}, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {path}", file=sys.stderr)
+    return read(path)

@@ -75,7 +75,9 @@ def test_every_script_prints_a_table(name, script, folder, tiny_model, tmp_path,
         monkeypatch.setattr(module, "UNMASKED", module.replace(module.UNMASKED, batch_size=20))
     module.main()
     result = json.loads(output.read_text(encoding="utf-8"))["result"]
-    assert len(result["lines"]) + len(result["effects"]) == capsys.readouterr().out.count("\n") > 1
+    page = capsys.readouterr().out
+    assert all(f"\n| {one['what']} | " in page for one in result["lines"]) and len(result["lines"]) > 1
+    assert all(f"\n| {one['change']} | " in page for one in result["effects"])
     assert bool(result["effects"]) == (name != "figure05_texts")  # of which the paper gives no numbers
     numbers = [number for line in result["lines"] for number in line["ours"]]
     assert len(numbers) >= 2 and np.isfinite(numbers).all()

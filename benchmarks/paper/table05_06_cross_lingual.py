@@ -7,6 +7,7 @@ similarity of pairs of words across languages, Spearman x 100: a file of `--pair
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from scipy.linalg import orthogonal_procrustes
 from scipy.stats import spearmanr
 
 from benchmarks.common import read_table
-from benchmarks.paper.shared import line, load, parser, report, tuned
+from benchmarks.paper.shared import Table, line, load, parser, report, tuned
 from sentence_transformers_mirror.embedding import embed
 
 # mBERT: CLS, mean, tuned; of both tables the average over pairs where the pair at hand is not among them.
@@ -52,11 +53,7 @@ def induction(vectors: dict[str, np.ndarray], train: list, test: list) -> float:
 SIDES = ("source", "target")
 
 
-def main() -> None:
-    args = parser(__doc__)
-    args.add_argument("--languages", default="en-fr", help="as in the file of lexicons (default: %(default)s)")
-    args.add_argument("--pairs", type=Path, help="words of two languages with a similarity, tab-separated")
-    args = args.parse_args()
+def measure(args: argparse.Namespace) -> Table:
     rows = [row for row in read_table(next(args.data.rglob("xling.*.tsv*"))) if row["pair"] == args.languages]
     if not rows:
         raise SystemExit(f"There is no lexicon of {args.languages} in {args.data}.")
@@ -89,7 +86,15 @@ def main() -> None:
         lines.append(line(f"{args.languages}, similarity, after", mirror, [one[1] for one in after]))
     starts = [one["what"].removesuffix(", before, mean") for one in lines if one["what"].endswith(", before, mean")]
     changes = {f"{start}, tuning": (f"{start}, before, mean", f"{start}, after") for start in starts}
-    report("table05_06_cross_lingual", "Tables 5 and 6: across languages", args, lines, changes)
+    return lines, changes
+
+
+def main() -> None:
+    args = parser(__doc__)
+    args.add_argument("--languages", default="en-fr", help="as in the file of lexicons (default: %(default)s)")
+    args.add_argument("--pairs", type=Path, help="words of two languages with a similarity, tab-separated")
+    args = args.parse_args()
+    report("table05_06_cross_lingual", "Tables 5 and 6: across languages", args, *measure(args))
 
 
 if __name__ == "__main__":
