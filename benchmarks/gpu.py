@@ -27,11 +27,12 @@ from functools import partial
 
 import numpy as np
 import torch
-from common import RESULTS, add_data, earlier, keep, paper_sentences, parser
 from sentence_transformers import SentenceTransformer
 from transformers import TrainerCallback
-from tuning_speed import Contestant, host, on_device, ours, paper, random_model, seconds
 
+from benchmarks.common import RESULTS, add_data, earlier, keep, paper_sentences, parser, read
+from benchmarks.markdown import source, table
+from benchmarks.tuning_speed import Contestant, host, on_device, ours, paper, random_model, seconds
 from sentence_transformers_mirror import CachedMirrorLoss, MirrorLoss, mirror_tune
 from sentence_transformers_mirror._host import has_native_bf16
 from sentence_transformers_mirror.embedding import embed
@@ -141,7 +142,7 @@ class StepTimes(TrainerCallback):
         self.ends.append(time.perf_counter())
 
 
-def documents(model: SentenceTransformer, args: argparse.Namespace, save: Callable) -> None:
+def documents(model: SentenceTransformer, _: list[str], args: argparse.Namespace, save: Callable) -> None:
     """Seconds a step of the recipe `search`, views and all, beside the same on batches that are there already."""
     draw = random.Random(0)
     words = [f"{a}{b}" for a in ("ba", "ke", "li", "mo", "nu", "ra", "so", "ti") for b in ("n", "rt", "ss", "x", "")]
@@ -202,7 +203,7 @@ def embedding(model: SentenceTransformer, texts: list[str], args: argparse.Names
     save({name: round(statistics.median(found)) for name, found in rates.items()})
 
 
-def large(model: SentenceTransformer, args: argparse.Namespace, save: Callable) -> None:
+def large(model: SentenceTransformer, _: list[str], args: argparse.Namespace, save: Callable) -> None:
     # The strings are short, and different; the paper's sentences are too few.
     rows = []
     for size in args.large:
@@ -210,13 +211,71 @@ def large(model: SentenceTransformer, args: argparse.Namespace, save: Callable) 
         save(rows)
 
 
-PARTS = ("epoch", "embedding", "large", "documents")
+def of_epoch(result: dict) -> tuple[str, str]:
+    shares = result["share of the time in which the GPU computes"]
+    return "One epoch", (
+        f"{result['texts']:,} sentences in {result['steps']} steps, from strings to updated weights, after a warm-up "
+        "step; medians over rounds. Groups: forward passes that a batch is cut into.\n\n"
+        f"{table(result['rows'])}\n\nAll of `mirror_tune`, the host's Trainer included: "
+        f"{result['mirror_tune, seconds']} s. Share of the time in which the GPU computes, and does not wait for the "
+        f"processor: {', '.join(f'{name} {share}' for name, share in shares.items())}. {result.get('remark', '')}\n"
+    )
+
+
+def of_embedding(rates: dict) -> tuple[str, str]:
+    return "Embedding", (
+        f"{rates['ours']:,} texts a second, beside {rates['host']:,} of the host's `encode` with its defaults: "
+        f"{rates['ours'] / rates['host']:.2f} times as many.\n"
+    )
+
+
+def of_large(rows: list[dict]) -> tuple[str, str]:
+    return "Large batches", f"One step of `CachedMirrorLoss`.\n\n{table(rows)}\n"
+
+
+def of_documents(rows: list[dict]) -> tuple[str, str]:
+    return "Tuning for search", (
+        "Steps of the recipe `search` by `mirror_tune`, beside the same steps on batches whose views were made and "
+        f"tokenized before.\n\n{table(rows)}\n"
+    )
+
+
+# What measures each part, and what writes its title and text.
+PARTS = {
+    "epoch": (epochs, of_epoch),
+    "embedding": (embedding, of_embedding),
+    "large": (large, of_large),
+    "documents": (documents, of_documents),
+}
+
+
+def measure(part: str, texts: list[str], args: argparse.Namespace, save: Callable[[str, object], None]) -> None:
+    """One part; what there is of it is saved, with the shape of its model, whenever there is more."""
+    shape = args.documents_shape if part == "documents" else args.shape
+    with tempfile.TemporaryDirectory() as folder:
+        model = random_model(folder, shape, args.device)
+    PARTS[part][0](model, texts, args, partial(save, shape))
+
+
+def section(kept: dict | None) -> str:
+    """All of gpu.md."""
+    head = "# On a GPU\n\nWritten by `python -m benchmarks.render` from `benchmarks/results/gpu.json`.\n"
+    if kept is None:
+        return f"{head}\nNot measured yet: `python -m benchmarks.gpu --data DATA` on a machine with a GPU.\n"
+    parts = [head]
+    for part, one in kept["result"].items():
+        title, text = PARTS[part][1](one["result"])
+        shape = f"A model of {one['shape']} (layers x width) with random weights, bfloat16."
+        parts.append(f"## {title}\n\n{shape} {text}\n{source(one['environment'])}")
+    return "\n".join(parts)
 
 
 def main() -> None:
     args = parser(__doc__)
     add_data(args)
-    args.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="others are kept (default: all)")
+    args.add_argument(
+        "--parts", nargs="+", default=list(PARTS), choices=list(PARTS), help="others are kept (default: all)"
+    )
     args.add_argument("--shape", default="12x768", help="layers x width")
     args.add_argument("--texts", type=int, default=10_000)
     args.add_argument("--batch-size", type=int, default=200)
@@ -229,25 +288,17 @@ def main() -> None:
     args.add_argument("--backend", default="inductor", help="of torch.compile (default: %(default)s)")
     args.add_argument("--rounds", type=int, default=3)
     args = args.parse_args()
-    kept, _ = earlier(args.output or RESULTS / "gpu.json", {})
+    path = args.output or RESULTS / "gpu.json"
+    kept, _ = earlier(path, {})
     texts = paper_sentences(args.data)[: args.texts]
     for part in args.parts:
-        shape = args.documents_shape if part == "documents" else args.shape
-        with tempfile.TemporaryDirectory() as folder:
-            model = random_model(folder, shape, args.device)
 
-        def save(result: object, part: str = part, shape: str = shape) -> None:
+        def save(shape: str, result: object, part: str = part) -> None:
             kept[part] = {"shape": shape, "environment": environment(), "result": result}
             keep("gpu", kept, args.output)
 
-        if part == "epoch":
-            epochs(model, texts, args, save)
-        elif part == "embedding":
-            embedding(model, texts, args, save)
-        elif part == "large":
-            large(model, args, save)
-        else:
-            documents(model, args, save)
+        measure(part, texts, args, save)
+    print(section(read(path)))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from common import keep, parser
 
+from benchmarks.common import keep, parser
+from benchmarks.markdown import source, table
 from sentence_transformers_mirror.search import words
 
 Search = Callable[[str], list[int]]
@@ -100,6 +101,35 @@ def sentences(corpus: Path, count: int) -> list[str]:
     return texts[:count]
 
 
+def measure(name: str, texts: list[str], asked: dict[str, list[str]]) -> dict[str, float]:
+    """One library; queries are asked by what they are."""
+    folder = Path(tempfile.mkdtemp())
+    start = time.process_time()
+    search = LIBRARIES[name](texts, folder)
+    found = {
+        "build, CPU s": round(time.process_time() - start, 1),
+        "MiB": round(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20, 1),
+    }
+    for label, queries in asked.items():
+        seconds = []
+        for query in [queries[0], *queries]:  # the first is not counted
+            start = time.process_time()
+            search(query)
+            seconds.append(time.process_time() - start)
+        found[label] = round(1000 * statistics.median(seconds[1:]), 2)
+    shutil.rmtree(folder)
+    return found
+
+
+def section(kept: dict) -> str:
+    result = kept["result"]
+    rows = [{"": name, **found} for name, found in result["libraries"].items()]
+    return (
+        f"## What a search by words stands on\n\n{result['texts']:,} short texts, one thread.\n\n{table(rows)}\n"
+        f"{source(kept['environment'])}"
+    )
+
+
 def main() -> None:
     args = parser(__doc__)
     args.add_argument("--corpus", type=Path, required=True, help="a text a line, xz")
@@ -111,26 +141,13 @@ def main() -> None:
     asked = [texts[row] for row in rng.integers(len(texts), size=400).tolist()]
     telling = [" ".join(sorted(re.findall(r"\w+", one), key=len)[-3:]) for one in asked[:200]]
     whole = [" ".join(re.findall(r"\w+", one)[:12]) for one in asked[200:]]
+    queries = {"long words, ms": telling, "first 12 words, ms": whole}
     result: dict[str, object] = {"texts": len(texts), "libraries": {}}
     for name in args.libraries:
-        folder = Path(tempfile.mkdtemp())
-        start = time.process_time()
-        search = LIBRARIES[name](texts, folder)
-        found = {
-            "build, CPU s": round(time.process_time() - start, 1),
-            "MiB": round(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20, 1),
-        }
-        for label, queries in (("long words, ms", telling), ("first 12 words, ms", whole)):
-            seconds = []
-            for query in [queries[0], *queries]:  # the first is not counted
-                start = time.process_time()
-                search(query)
-                seconds.append(time.process_time() - start)
-            found[label] = round(1000 * statistics.median(seconds[1:]), 2)
-        result["libraries"][name] = found
-        print(name, found, flush=True)
-        shutil.rmtree(folder)
-        keep("lexical", result, args.output)
+        result["libraries"][name] = measure(name, texts, queries)
+        print(name, result["libraries"][name], flush=True)
+        kept = keep("lexical", result, args.output)
+    print(section(kept))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 # What needs a GPU, for a machine that is there for minutes and reaches no package index:
 #
 #     bash benchmarks/on_gpu.sh pack DATA    here: put wheels, the paper's sentences and the corpus into .carry
-#     bash benchmarks/on_gpu.sh measure      there: the tests marked gpu, then benchmarks/gpu.py
+#     bash benchmarks/on_gpu.sh measure      there: the tests marked gpu, then benchmarks.gpu
 #     bash benchmarks/on_gpu.sh pretrain     there: a base model from the corpus, by examples/pretrain
 #     bash benchmarks/on_gpu.sh second       there: its second stage, the recipe `search`, and what steps of it take
 #     bash benchmarks/on_gpu.sh --tiny       all of it on a CPU in two minutes, to see that it runs
@@ -92,7 +92,7 @@ measure() {
   train 200 --minutes 0.02 >"$OUT/prepare.log" 2>&1 &
   step tests within 150 "$PYTHON" -m pytest -q -n 0 -m gpu tests/test_gpu.py
   wait $! || fail "pretraining does not start: $(tail -3 "$OUT/prepare.log")"
-  step figures within 180 "$PYTHON" benchmarks/gpu.py --data .carry/data --output "$OUT/gpu.json" "${FIGURES[@]}"
+  step figures within 180 "$PYTHON" -m benchmarks.gpu --data .carry/data --output "$OUT/gpu.json" "${FIGURES[@]}"
 }
 
 # The model so far, whole at any time, since its files are exchanged and not written over.
@@ -112,7 +112,7 @@ pretrain() {
 
 second() {
   unpack
-  step documents within 90 "$PYTHON" benchmarks/gpu.py --data .carry/data --output "$OUT/gpu.json" --parts documents \
+  step documents within 90 "$PYTHON" -m benchmarks.gpu --data .carry/data --output "$OUT/gpu.json" --parts documents \
     "${FIGURES[@]}" --rounds 1
   local epochs
   epochs=$("$PYTHON" -c "
@@ -124,7 +124,7 @@ print(max(1, int(60 * $MINUTES * row['documents a step'] / row['seconds a step o
     examples/pretrain/second_stage.py --model "$BASE" --text .carry/corpus.txt.xz --output .second --epochs "$epochs" \
     "${SECOND[@]}"
   keep_model .second || fail "there is no model"
-  step epoch within 180 "$PYTHON" benchmarks/gpu.py --data .carry/data --output "$OUT/gpu.json" --parts epoch \
+  step epoch within 180 "$PYTHON" -m benchmarks.gpu --data .carry/data --output "$OUT/gpu.json" --parts epoch \
     "${FIGURES[@]}" --groups 2
 }
 

@@ -9,33 +9,44 @@ again.
 from __future__ import annotations
 
 import os
+import statistics
 import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from functools import partial
-from multiprocessing import get_context
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
 
 import torch
-from common import RESULTS, add_data, earlier, keep, paper_sentences, parser, spearman
 from sentence_transformers import SentenceTransformer
 from transformers import BertConfig, BertForMaskedLM
 
+from benchmarks.common import (
+    RESULTS,
+    add_data,
+    add_jobs,
+    earlier,
+    finish,
+    keep,
+    paper_sentences,
+    parser,
+    read,
+    spearman,
+)
+from benchmarks.markdown import score, source, table
 from sentence_transformers_mirror import mirror_tune
 from sentence_transformers_mirror.evidence.labels import read_pairs
 
 
-def example() -> tuple[ModuleType, ModuleType, ModuleType]:
-    """The modules of `examples/pretrain`."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "pretrain"))
-    import evaluate
-    import pretrain
-    import text
-
-    return text, pretrain, evaluate
+def example() -> list[ModuleType]:
+    """The modules of `examples/pretrain`, text, pretrain and evaluate, made anew, so that what stood in for a function
+    of theirs is gone. Each imports the ones before it by these names."""
+    for name in ("text", "pretrain", "evaluate"):
+        spec = spec_from_file_location(name, Path(__file__).parents[1] / "examples" / "pretrain" / f"{name}.py")
+        sys.modules[name] = module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return [sys.modules[name] for name in ("text", "pretrain", "evaluate")]
 
 
 class Bert(BertForMaskedLM):
@@ -91,11 +102,17 @@ VARIANTS = {
     "rows of 256": Variant({"length": 256, "batch": BATCH // 2}),
     "steps of 64 rows": Variant({"batch": 64}),
 }
-# Memory that is kept makes steps faster (examples/pretrain/README.md); read by a process that starts.
-ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "1000000000"}
+# Read by a process that starts. Memory that is kept makes steps faster (examples/pretrain/README.md), and threads of a
+# tokenizer would take a neighbour's time.
+PROCESSES = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    "MALLOC_TOP_PAD_": "1000000000",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
-def run(
+def measure(
     name: str, seed: int, corpus: Path, data: Path, minutes: float, rows: int | None, max_texts: int
 ) -> dict[str, float]:
     """Pretrain, measure, tune and measure again."""
@@ -125,9 +142,37 @@ def run(
     }
 
 
-def settle(threads: int) -> None:
-    torch.set_num_threads(threads)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a neighbour's time would be taken
+def section(kept: dict) -> str:
+    result = kept["result"]
+
+    def each(runs: dict[str, dict[str, float]], what: str) -> list[float]:
+        return [run[what] for run in runs.values()]
+
+    loss, similarity = "nats a character", "STS-B dev"
+    first = next(iter(result["runs"].values()))
+    rows = [
+        {
+            "changed": name,
+            "million parameters": f"{statistics.mean(each(runs, 'parameters')) / 1e6:.1f}",
+            "steps": f"{statistics.mean(each(runs, 'steps')):,.0f}",
+            loss: score(each(runs, loss), 3),
+            "change": f"{statistics.mean(each(runs, loss)) - statistics.mean(each(first, loss)):+.3f}",
+            f"{similarity}, tuned": score(each(runs, similarity)),
+            "change ": f"{statistics.mean(each(runs, similarity)) - statistics.mean(each(first, similarity)):+.2f}",
+            "seeds": len(runs),
+        }
+        for name, runs in result["runs"].items()
+    ]
+    return (
+        "## What a small base model should be like\n\n"
+        f"`examples/pretrain` from scratch in steps of 16 rows, {result['minutes']:g} minutes a run on a part of this "
+        "machine, one thing changed at a time; what is not here was not run. Parameters are those of the "
+        "encoder. Loss on held-out text (less is better), by which vocabularies compare roughly; then Spearman x 100 "
+        "after `sentence-small` on the paper's 10,000 sentences. Means over seeds, largest minus smallest in "
+        "brackets. It tells what learns fast, which need not be what is best after hours; similarity is still below "
+        f"that of weights that are nearly random (examples/pretrain/README.md).\n\n{table(rows)}\n"
+        f"{source(kept['environment'])}"
+    )
 
 
 def main() -> None:
@@ -139,39 +184,34 @@ def main() -> None:
     args.add_argument("--every", type=int, default=6, help="paragraphs, of which one is read (default: %(default)s)")
     args.add_argument("--rows", type=int, help="of held-out text, for a quick look")
     args.add_argument("--max-texts", type=int, default=10_000, help="to tune on (default: all)")
-    args.add_argument("--jobs", type=int, default=1, help="processes, each with its share of the cores")
+    add_jobs(args)
     args = args.parse_args()
     if args.rows and not args.output:
         raise SystemExit("--rows is for a quick look: name another --output.")
-    kept, _ = earlier(args.output or RESULTS / "pretraining.json", {"minutes": args.minutes, "runs": {}})
+    path = args.output or RESULTS / "pretraining.json"
+    kept, _ = earlier(path, {"minutes": args.minutes, "runs": {}})
     if kept["minutes"] != args.minutes:
         raise SystemExit(
             f"The runs that are kept took {kept['minutes']} minutes each; say so or name another --output."
         )
     text, _, _ = example()
-    os.environ.update(ALLOCATOR)
-    threads = max(1, torch.get_num_threads() // args.jobs)
+
+    def add(task: tuple[str, str], found: dict[str, float]) -> None:
+        kept["runs"].setdefault(task[0], {})[task[1]] = found
+        keep("pretraining", kept, args.output)
+
+    os.environ.update(PROCESSES)
     with TemporaryDirectory() as folder:
         corpus = Path(folder, "corpus.txt")
         with corpus.open("w", encoding="utf-8") as file:
             paragraphs = enumerate(text.paragraphs(args.data / "pretrain/corpus.txt.xz"))
             file.writelines(f"{paragraph}\n" for number, paragraph in paragraphs if number % args.every == 0)
-        one = partial(
-            run, corpus=corpus, data=args.data, minutes=args.minutes, rows=args.rows, max_texts=args.max_texts
-        )
-        # A process a run: what stands in for a function must not stay.
-        with ProcessPoolExecutor(args.jobs, get_context("spawn"), settle, (threads,), max_tasks_per_child=1) as pool:
-            futures = {
-                pool.submit(one, name, seed): (name, str(seed))
-                for seed in args.seeds  # all variants once before any of them again
-                for name in args.variants
-                if str(seed) not in kept["runs"].get(name, {})
-            }
-            for future in as_completed(futures):
-                name, seed = futures[future]
-                kept["runs"].setdefault(name, {})[seed] = future.result()
-                print(f"{name}, seed {seed}: {future.result()}", flush=True)
-                keep("pretraining", kept, args.output)
+        last = corpus, args.data, args.minutes, args.rows, args.max_texts
+        # All variants once before any of them again.
+        tasks = {(name, str(seed)): (name, seed, *last) for seed in args.seeds for name in args.variants}
+        done = {(name, seed) for name, seeds in kept["runs"].items() for seed in seeds}
+        finish(tasks, done, measure, add, args.jobs)
+    print(section(read(path)))
 
 
 if __name__ == "__main__":

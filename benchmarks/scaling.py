@@ -15,13 +15,9 @@ counted from where it was after the imports and the model.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import random
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -29,12 +25,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from unittest import mock
 
-from common import keep
-from tuning_speed import random_model
-
+from benchmarks.common import RESULTS, alone, keep, peak_memory, read
+from benchmarks.drawing import panels
+from benchmarks.markdown import source, table
+from benchmarks.tuning_speed import random_model
 from sentence_transformers_mirror import CachedMirrorLoss, SearchIndex, _host, mirror_tune
 
 SHAPE = "1x64"
+# What is measured at which sizes.
 SIZES = {
     "tune": [1_000, 10_000, 100_000, 1_000_000],
     "tune_fp32": [1_000, 10_000, 100_000, 1_000_000],
@@ -43,6 +41,20 @@ SIZES = {
     "search": [1_000, 10_000, 100_000, 1_000_000],
 }
 QUERIES = 200
+WORDS = {
+    "tune": ("texts", "`mirror_tune` from a file, one epoch, batches of 200"),
+    "tune_fp32": ("texts", "the same in float32, where oneDNN does not keep something for each new size of a group"),
+    "batch": ("texts in the batch", "one step of `CachedMirrorLoss`; its similarities grow with the square"),
+    "index": ("texts", "`SearchIndex.build` from a file, exact"),
+    "search": ("texts", "one query of that index, the texts of ten hits read"),
+}
+HEAD = """## How cost grows
+
+A random model of one layer of width 64, so that what is not the model shows. Memory is on top of what the process had
+after its imports. Exponents are slopes between the two largest sizes on logarithmic axes: 1 is in proportion.
+
+![Time and memory by size](results/scaling.svg)
+"""
 
 
 def sentences(count: int, seed: int = 0) -> Iterator[str]:
@@ -53,18 +65,13 @@ def sentences(count: int, seed: int = 0) -> Iterator[str]:
         yield f"{' '.join(draw.choices(words, k=draw.randint(3, 15)))} {number}"
 
 
-def peak() -> float:
-    """Of this process, in MB; Linux counts kilobytes, macOS bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e3 if sys.platform == "linux" else 1e6)
-
-
-def point(what: str, size: int) -> dict[str, float]:
+def measure(what: str, size: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         model = random_model(f"{folder}/model", SHAPE, "cpu")
         file = Path(folder, "texts.txt")
         with file.open("w", encoding="utf-8") as lines:
             lines.writelines(f"{text}\n" for text in sentences(size))
-        before = peak()
+        before = peak_memory()
         if what.startswith("tune"):
             float32 = mock.patch.object(_host, "has_native_bf16", return_value=False)
             start = time.perf_counter()
@@ -92,7 +99,7 @@ def point(what: str, size: int) -> dict[str, float]:
         return {
             "size": size,
             "seconds": seconds,
-            "peak, MB": None if what == "search" else peak() - before,  # that is of building
+            "peak, MB": None if what == "search" else (peak_memory() - before) / 1e6,  # that is of building
             "texts on disk, MB": file.stat().st_size / 1e6,
         }
 
@@ -110,26 +117,54 @@ def exponents(points: list[dict[str, float]]) -> dict[str, float]:
     }
 
 
+def section(what: str, kept: dict) -> str:
+    """Of one part; the first has the head of all."""
+    result = kept["result"]
+    size, words = WORDS[what]
+    rows = [
+        {
+            size: f"{point['size']:,}",
+            "seconds": f"{point['seconds']:.4g}",
+            "peak memory, MB": "" if point["peak, MB"] is None else f"{point['peak, MB']:,.0f}",
+            "texts on disk, MB": f"{point['texts on disk, MB']:.2f}",
+        }
+        for point in result["points"]
+    ]
+    slopes = ", ".join(f"{key.split(',')[0]} {value:.2f}" for key, value in result["exponents"].items())
+    head = f"{HEAD}\n" if what == next(iter(SIZES)) else ""
+    part = f"{words[0].upper()}{words[1:]}. Exponents: {slopes or 'not measured'}.\n\n{table(rows)}"
+    return f"{head}{part}\n{source(kept['environment'])}"
+
+
+def plot(folder: Path = RESULTS) -> None:
+    """Time and memory against size, all axes logarithmic, with the fitted slopes in the legend."""
+    paths = {what: folder / f"scaling_{what}.json" for what in SIZES}
+    result = {what: read(path)["result"] for what, path in paths.items() if path.exists()}
+    with panels(folder / "scaling.svg", 9, "texts", ("s", "MB")) as drawn:
+        for axes, key in zip(drawn, ("seconds", "peak, MB"), strict=True):
+            for what, one in result.items():
+                points = [point for point in one["points"] if point[key] is not None]
+                if points:
+                    slope = one["exponents"].get(key)
+                    label = what if slope is None else f"{what}: exponent {slope:.2f}"
+                    axes.plot([point["size"] for point in points], [point[key] for point in points], "o-", label=label)
+
+
 def main() -> None:
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--output", type=Path, help="folder to write the JSON files in (default: benchmarks/results/)")
     args.add_argument("--what", nargs="+", default=list(SIZES), choices=list(SIZES))
     args.add_argument("--largest", type=int, help="leave larger sizes out, for a quick look")
-    args.add_argument("--one", nargs=2, metavar=("WHAT", "SIZE"), help="one point in this process, printed only")
     args = args.parse_args()
-    if args.one:
-        print(json.dumps(point(args.one[0], int(args.one[1]))))
-        return
     for what in args.what:
         points = []
         for size in SIZES[what]:
             if args.largest is None or size <= args.largest:
-                command = [sys.executable, __file__, "--one", what, str(size)]
-                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                points.append(json.loads(done.stdout.splitlines()[-1]))
+                points.append(alone(measure, what, size))
                 print(what, points[-1], flush=True)
         name = f"scaling_{what}"
-        keep(name, {"points": points, "exponents": exponents(points)}, args.output and args.output / f"{name}.json")
+        result = {"points": points, "exponents": exponents(points)}
+        print(section(what, keep(name, result, args.output and args.output / f"{name}.json")))
 
 
 if __name__ == "__main__":

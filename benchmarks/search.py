@@ -12,11 +12,7 @@ Ours and FAISS answer the same queries in turn, so that a noisy machine is noisy
 
 from __future__ import annotations
 
-import json
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,10 +20,12 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-from common import keep, parser
 from datasets import Dataset
 from sentence_transformers.util.quantization import semantic_search_faiss
 
+from benchmarks.common import RESULTS, alone, keep, parser, peak_memory
+from benchmarks.drawing import panels
+from benchmarks.markdown import source, table
 from sentence_transformers_mirror import SearchIndex
 from sentence_transformers_mirror.search.structure import parameters_for
 
@@ -80,12 +78,12 @@ def measure(rows: int, kind: str, seconds: float) -> dict:
     """Build, open and search one index, in a process of its own so that its peak of memory is its own."""
     vectors, queries = structured(rows), structured(max(BATCHES), seed=1)
     texts = (f"entry number {number} of the benchmark" for number in range(rows))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         index = SearchIndex.from_vectors(vectors, texts, kind=kind, path=folder)
         build = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = peak_memory()
         start = time.perf_counter()
         index = SearchIndex.open(folder)
         opened = time.perf_counter() - start
@@ -123,7 +121,7 @@ def measure(rows: int, kind: str, seconds: float) -> dict:
             "build": build,
             "open": opened,
             "first search": first,
-            "peak MiB over the vectors given": (peak - before) / 1024,
+            "peak MiB over the vectors given": (peak - before) / 2**20,
             "disk MiB": disk / 2**20,
             "recall@10": recall,
             "batches": rows_of_table,
@@ -149,13 +147,76 @@ def others(rows: int, seconds: float) -> dict:
     return {"rows": rows, "batches": found}
 
 
-def in_a_process(*arguments: object) -> dict:
-    """Run this script for one measurement and read its result."""
-    with tempfile.TemporaryDirectory() as folder:
-        output = Path(folder, "part.json")
-        command = [sys.executable, __file__, "--output", str(output), *map(str, arguments)]
-        subprocess.run(command, check=True)
-        return json.loads(output.read_text(encoding="utf-8"))["result"]
+def section(kept: dict) -> str:
+    result = kept["result"]
+    parts = [
+        "## Searching",
+        "",
+        "Milliseconds a call, medians, ten hits a query, 384 dimensions. Ours and FAISS answer the same queries in "
+        "turn; FAISS is the structure that the index chose, called directly, and gives row numbers without texts. "
+        "What is on top is that of a search before a text is looked at; texts are read when they are.",
+        "",
+    ]
+    rows = []
+    for index in result["indexes"]:
+        for batch in index["batches"]:
+            extra = batch["ours, not looked at"] - batch["FAISS"]
+            rows.append(
+                {
+                    "rows": f"{index['rows']:,}",
+                    "kind": f"{index['kind']} (asked: {index['asked']})",
+                    "batch": batch["batch"],
+                    "ours, texts read": f"{1e3 * batch['ours']:.3f}",
+                    "ours, not looked at": f"{1e3 * batch['ours, not looked at']:.3f}",
+                    "FAISS": f"{1e3 * batch['FAISS']:.3f}",
+                    "on top": f"{1e6 * extra:+.0f} us, {extra / batch['FAISS']:+.1%}",
+                    "recall@10": f"{index['recall@10']:.3f}",
+                }
+            )
+    parts.append(table(rows))
+    rows = [
+        {
+            "rows": f"{index['rows']:,}",
+            "kind": index["kind"],
+            "build, s": f"{index['build']:.1f}",
+            "open, ms": f"{1e3 * index['open']:.1f}",
+            "first search, ms": f"{1e3 * index['first search']:.1f}",
+            "peak memory beside the vectors, MiB": f"{index['peak MiB over the vectors given']:,.0f}",
+            "on disk, MiB": f"{index['disk MiB']:,.0f}",
+        }
+        for index in result["indexes"]
+    ]
+    parts.append(table(rows))
+    rows = [
+        {"rows": f"{one['rows']:,}", **{k: f"{1e3 * v:.3f}" if k != "batch" else v for k, v in batch.items()}}
+        for one in result["others"]
+        for batch in one["batches"]
+    ]
+    parts.append("![Query time, build time and memory by number of rows](results/search.svg)\n")
+    parts.append("What people use today, exact, milliseconds a call:\n\n" + table(rows))
+    parts.append(source(kept["environment"]))
+    return "\n".join(parts)
+
+
+def plot(kept: dict, folder: Path = RESULTS) -> None:
+    """Query time, build time and memory against the number of rows, both axes logarithmic."""
+    result, titles = kept["result"], ("ms for one query", "s to build", "MiB")
+    with panels(folder / "search.svg", 11, "rows", titles) as (query, build, memory):
+        kinds = dict.fromkeys(index["asked"] for index in result["indexes"])
+        for number, asked in enumerate(kinds):
+            mine = [index for index in result["indexes"] if index["asked"] == asked]
+            rows = [index["rows"] for index in mine]
+            single = [next(batch for batch in index["batches"] if batch["batch"] == 1) for index in mine]
+            query.plot(rows, [1e3 * one["ours"] for one in single], f"C{number}o-", label=f"ours, {asked}")
+            query.plot(rows, [1e3 * one["FAISS"] for one in single], f"C{number}x--", label=f"FAISS under it, {asked}")
+            build.plot(rows, [index["build"] for index in mine], f"C{number}o-", label=asked)
+            memory.plot(rows, [index["disk MiB"] for index in mine], f"C{number}o-", label=f"{asked}, on disk")
+            beside = [max(index["peak MiB over the vectors given"], 0.1) for index in mine]
+            memory.plot(rows, beside, f"C{number}x--", label=f"{asked}, memory beside the vectors")
+        rows = [one["rows"] for one in result["others"]]
+        for number, name in enumerate(("semantic_search_faiss", "datasets"), start=len(kinds)):
+            single = [next(batch for batch in one["batches"] if batch["batch"] == 1) for one in result["others"]]
+            query.plot(rows, [1e3 * one[name] for one in single], f"C{number}s:", label=name)
 
 
 def main() -> None:
@@ -163,19 +224,12 @@ def main() -> None:
     arguments.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     arguments.add_argument("--kinds", nargs="+", default=["auto", "flat", "hnsw"])
     arguments.add_argument("--seconds", type=float, default=10, help="per contest (default: %(default)s)")
-    arguments.add_argument("--one", nargs=2, metavar=("SIZE", "KIND"), help="measure one index only")
     args = arguments.parse_args()
-    seconds = ["--seconds", args.seconds]
-    if args.one and args.one[1] == "others":
-        result = others(int(args.one[0]), args.seconds)
-    elif args.one:
-        result = measure(int(args.one[0]), args.one[1], args.seconds)
-    else:
-        result = {
-            "indexes": [in_a_process(*seconds, "--one", size, kind) for size in args.sizes for kind in args.kinds],
-            "others": [in_a_process(*seconds, "--one", size, "others") for size in args.sizes],
-        }
-    keep("search", result, args.output)
+    result = {
+        "indexes": [alone(measure, size, kind, args.seconds) for size in args.sizes for kind in args.kinds],
+        "others": [alone(others, size, args.seconds) for size in args.sizes],
+    }
+    print(section(keep("search", result, args.output)))
 
 
 if __name__ == "__main__":

@@ -10,28 +10,25 @@ from __future__ import annotations
 import random
 import statistics
 import time
+from pathlib import Path
 
 import torch
-from common import add_data, keep, paper_sentences, parser
-from search_tuning import cranfield
 from sentence_transformers import SentenceTransformer
 
+from benchmarks.common import add_data, keep, paper_sentences, parser
+from benchmarks.markdown import source, table
+from benchmarks.search_tuning import cranfield
 from sentence_transformers_mirror import RECIPES, MirrorLoss, embedded_model_path
 from sentence_transformers_mirror._host import has_native_bf16
 from sentence_transformers_mirror.training.trainer import give_memory_back
 
 
-def main() -> None:
-    args = parser(__doc__)
-    add_data(args)
-    args.add_argument("--steps", type=int, default=16)
-    args.add_argument("--documents", type=int, default=64, help="a step (default: %(default)s)")
-    args = args.parse_args()
+def measure(data: Path, steps: int, documents_a_step: int) -> dict[str, object]:
     random.seed(0)
     torch.manual_seed(0)
-    titles, texts, *_ = cranfield(args.data)
+    titles, texts, *_ = cranfield(data)
     documents = random.sample(list(zip(titles, texts, strict=True)), len(texts))
-    sentences = paper_sentences(args.data)
+    sentences = paper_sentences(data)
     random.shuffle(sentences)
     model = SentenceTransformer(embedded_model_path(), device="cpu").train()
     bf16 = has_native_bf16(model.device)
@@ -54,9 +51,9 @@ def main() -> None:
 
     times: dict[str, list[float]] = {"search": [], "sentence": [], "views": []}
     counts, begin = [], 0
-    for turn in range(args.steps + 1):
-        first = turn * args.documents % len(documents)
-        rows = (documents[first:] + documents[:first])[: args.documents]
+    for turn in range(steps + 1):
+        first = turn * documents_a_step % len(documents)
+        rows = (documents[first:] + documents[:first])[:documents_a_step]
         give_memory_back()
         start = time.perf_counter()
         views = search.views({"title": [title for title, _ in rows], "text": [text for _, text in rows]})
@@ -78,8 +75,8 @@ def main() -> None:
             times["views"].append(made - start)
             counts.append(tokens)
     ratios = [a / b for a, b in zip(times["search"], times["sentence"], strict=True)]
-    result = {
-        "documents a step": args.documents,
+    return {
+        "documents a step": documents_a_step,
         "real tokens a step": round(statistics.mean(counts)),
         "precision": "bf16" if bf16 else "fp32",
         "seconds a step of search": round(statistics.median(times["search"]), 3),
@@ -87,8 +84,24 @@ def main() -> None:
         "seconds a step of sentence": round(statistics.median(times["sentence"]), 3),
         "search / sentence": round(statistics.median(ratios), 2),
     }
-    print(result)
-    keep("search_step", result, args.output)
+
+
+def section(kept: dict) -> str:
+    result = kept["result"]
+    return (
+        "## What a step of the recipe `search` costs\n\nBeside one of `sentence` of as many real tokens, in turn, on "
+        "the embedded model, from strings to updated weights, views included; medians. Documents are Cranfield's, "
+        f"{result['documents a step']} a step.\n\n{table([result])}\n{source(kept['environment'])}"
+    )
+
+
+def main() -> None:
+    args = parser(__doc__)
+    add_data(args)
+    args.add_argument("--steps", type=int, default=16)
+    args.add_argument("--documents", type=int, default=64, help="a step (default: %(default)s)")
+    args = args.parse_args()
+    print(section(keep("search_step", measure(args.data, args.steps, args.documents), args.output)))
 
 
 if __name__ == "__main__":

@@ -20,11 +20,12 @@ from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 import torch
-from common import add_data, keep, paper_sentences, parser
 from sentence_transformers import SentenceTransformer
 from transformers import TrainerCallback
-from tuning_speed import random_model
 
+from benchmarks.common import add_data, keep, paper_sentences, parser
+from benchmarks.markdown import source, table
+from benchmarks.tuning_speed import random_model
 from sentence_transformers_mirror import TokenSpanMask, mirror_tune
 from sentence_transformers_mirror._host import has_native_bf16
 from sentence_transformers_mirror.training import loss, packing, trainer
@@ -113,7 +114,7 @@ def seconds(work: Callable[[], object], device: torch.device, rounds: int = 7) -
     return min(times)
 
 
-def profile(shape: str, texts: list[str], steps: int, batch_size: int, device: str) -> dict[str, object]:
+def measure(shape: str, texts: list[str], steps: int, batch_size: int, device: str) -> dict[str, object]:
     layers, width = map(int, shape.split("x"))
     with tempfile.TemporaryDirectory() as folder:
         model = random_model(folder, shape, device)
@@ -155,6 +156,27 @@ def profile(shape: str, texts: list[str], steps: int, batch_size: int, device: s
     }
 
 
+def section(kept: dict | None) -> str:
+    """All of profile.md."""
+    head = "# Where a step goes\n\nWritten by `python -m benchmarks.render` from `benchmarks/results/profile.json`.\n"
+    if kept is None:
+        return f"{head}\nNot measured yet: `python -m benchmarks.step_profile --data DATA`.\n"
+    rows = [
+        {"ms a step": part, **{one["shape"]: f"{one['parts, ms'][part]:.1f}" for one in kept["result"]}}
+        for part in kept["result"][0]["parts, ms"]
+    ]
+    facts = ["whole step, ms", "arithmetic floor, ms", "bytes floor, ms", "real tokens", "precision"]
+    facts += ["matrix rate, 10^9 operations a second", "bandwidth, GB a second"]
+    rows += [{"ms a step": fact, **{one["shape"]: one[fact] for one in kept["result"]}} for fact in facts]
+    words = (
+        "Means over steps inside the real Trainer, batch 200, random models of layers x width. The arithmetic floor "
+        "is that of the matrices of the layers over the rate of a matrix product; the bytes floor is what has to be "
+        "read and written once over the bandwidth of a copy. Dropout, attention, norms and activation functions are "
+        "in neither.\n"
+    )
+    return "\n".join([head, source(kept["environment"]), words, table(rows)])
+
+
 def main() -> None:
     args = parser(__doc__)
     add_data(args)
@@ -168,9 +190,9 @@ def main() -> None:
     texts = paper_sentences(args.data)
     found = []
     for shape, steps in zip(args.shapes, args.steps, strict=True):
-        found.append(profile(shape, texts, steps, args.batch_size, args.device))
+        found.append(measure(shape, texts, steps, args.batch_size, args.device))
         print(found[-1], flush=True)
-    keep("profile", found, args.output)
+    print(section(keep("profile", found, args.output)))
 
 
 if __name__ == "__main__":

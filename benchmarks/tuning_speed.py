@@ -25,13 +25,14 @@ from contextlib import nullcontext
 from functools import partial
 
 import torch
-from common import add_data, keep, paper_sentences, parser
 from pytorch_metric_learning.losses import NTXentLoss
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from transformers import AutoTokenizer, BertConfig, BertModel
 
+from benchmarks.common import add_data, keep, paper_sentences, parser
+from benchmarks.markdown import source, table
 from sentence_transformers_mirror import CharSpanMask, MirrorLoss, embedded_model_path, nt_xent
 from sentence_transformers_mirror._host import has_native_bf16
 from sentence_transformers_mirror.training import packing as packing_module
@@ -205,6 +206,31 @@ def measure(shape: str, batches: list[list[str]], folder: str, device: str, bf16
     return {"shape": shape, "real tokens": statistics.median(tokens), "rows": rows, "profile, ms": breakdown}
 
 
+def section(kept: dict) -> str:
+    result = kept["result"]
+    parts = [
+        f"## Time per training step, {result['shape']} (layers x width)",
+        "",
+        f"Batch of {result['batch size']}; all contestants step on the same batches in turn, in one process; medians. "
+        "A step is everything from strings to updated weights. The floor is the real tokens of both views times the "
+        "time per token of a full rectangle, forward and backward.",
+    ]
+    if not result["native bf16"]:
+        parts.append(
+            "\nThis machine has no bfloat16 in hardware, so only float32 was measured; emulated, it would be slower."
+        )
+    parts += [
+        "",
+        f"{result['real tokens']:,.0f} real tokens a step.",
+        "",
+        table(result["rows"]),
+        'Where a step of ours goes, in milliseconds (masking is inside "views, forward and loss", too):\n',
+        table([{"": name, **one} for name, one in result["profile, ms"].items()]),
+        source(kept["environment"]),
+    ]
+    return "\n".join(parts)
+
+
 def main() -> None:
     args = parser(__doc__)
     add_data(args)
@@ -225,12 +251,8 @@ def main() -> None:
         batches = [sentences[i * args.batch_size : (i + 1) * args.batch_size] for i in range(steps + 1)]
         with tempfile.TemporaryDirectory() as folder:
             result = measure(shape, batches, folder, args.device, bf16s)
-        print(result)
-        keep(
-            f"tuning_speed_{shape}",
-            {"batch size": args.batch_size, "native bf16": True in bf16s, **result},
-            args.output,
-        )
+        result = {"batch size": args.batch_size, "native bf16": True in bf16s, **result}
+        print(section(keep(f"tuning_speed_{shape}", result, args.output)))
 
 
 if __name__ == "__main__":

@@ -19,15 +19,22 @@ def environment() -> dict[str, str]:
     if Path("/proc/cpuinfo").exists():
         names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
         cpu = names[0] if names else cpu
-    program = Path(sys.argv[0])
-    called = ["st-mirror"] if program.stem in ("st-mirror", "__main__") else ["python", os.path.relpath(program)]
     return {
-        "command": " ".join([*called, *_public(sys.argv[1:])]),
+        "command": " ".join([*_called(), *_public(sys.argv[1:])]),
         "cpu": f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
     }
+
+
+def _called() -> list[str]:
+    """How this program was started: by its name, as a module or as a file."""
+    program = Path(sys.argv[0])
+    if program.stem in ("st-mirror", "__main__"):
+        return ["st-mirror"]
+    module = getattr(sys.modules["__main__"], "__spec__", None)  # none of a file
+    return ["python", os.path.relpath(program)] if module is None else ["python", "-m", module.name]
 
 
 def _version(package: str) -> str:

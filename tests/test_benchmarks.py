@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,21 +14,32 @@ from pathlib import Path
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
 
 
-def run(data_dir, tmp_path, script, *arguments):
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    """Benchmarks are run from the root of the repository."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(str(ROOT))
+
+
+def run(data_dir, tmp_path, name, *arguments):
     output = tmp_path / "result.json"
     data = [] if data_dir is None else ["--data", str(data_dir)]
-    command = [sys.executable, str(BENCHMARKS / script), *data, "--output", str(output), *arguments]
+    command = [sys.executable, "-m", f"benchmarks.{name}", *data, "--output", str(output), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert data_dir is None or str(data_dir) not in output.read_text(), "a result names a folder of one machine"
-    return json.loads(output.read_text())
+    kept = json.loads(output.read_text())
+    command = kept["environment"]["command"]
+    assert command.startswith(f"python -m benchmarks.{name} ") and f"`{command}` on " in done.stdout, "no section"
+    return kept
 
 
 def test_tuning_speed(data_dir, tmp_path):
-    kept = run(data_dir, tmp_path, "tuning_speed.py", "--shapes", "1x64", "--steps", "1", "--batch-size", "16")
+    kept = run(data_dir, tmp_path, "tuning_speed", "--shapes", "1x64", "--steps", "1", "--batch-size", "16")
     assert {row["contestant"].split(", ")[0] for row in kept["result"]["rows"]} == {"ours", "host", "paper"}
     assert all(row["seconds per step"] > 0 for row in kept["result"]["rows"])
     assert kept["result"]["profile, ms"]["ours, fp32"]["backward"] > 0
@@ -34,7 +47,7 @@ def test_tuning_speed(data_dir, tmp_path):
 
 def test_search(tmp_path):
     arguments = ["--sizes", "3000", "--kinds", "hnsw", "--seconds", "0.02"]
-    result = run(None, tmp_path, "search.py", *arguments)["result"]
+    result = run(None, tmp_path, "search", *arguments)["result"]
     assert [row["kind"] for row in result["indexes"]] == ["hnsw"]
     assert result["indexes"][0]["recall@10"] > 0.8
     for row in (*result["indexes"], *result["others"]):
@@ -42,117 +55,105 @@ def test_search(tmp_path):
         assert all(value > 0 for part in row["batches"] for value in part.values())
 
 
-def test_encode_speed(data_dir, tmp_path, monkeypatch):
-    kept = run(data_dir, tmp_path, "encode_speed.py", "--models", "embedded", "--texts", "40", "--rounds", "1")
+def test_encode_speed(data_dir, tmp_path):
+    kept = run(data_dir, tmp_path, "encode_speed", "--models", "embedded", "--texts", "40", "--rounds", "1")
     rows = kept["result"]["rows"]
     assert [row["what"] for row in rows] == ["index sentences", "index documents", "one query"]
     assert all(row["ratio"] > 0 and row["difference"] < 1e-5 for row in rows)
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import render
+    from benchmarks import encode_speed
 
-    assert "| embedded | index documents | 40 |" in render.encode_speed(kept["result"])
+    assert "| embedded | index documents | 40 |" in encode_speed.section(kept)
 
 
-def test_gpu(data_dir, tmp_path, monkeypatch):
+def test_gpu(data_dir, tmp_path):
     arguments = ["--shape", "1x64", "--texts", "40", "--batch-size", "16", "--large", "8", "24", "--rounds", "1"]
     arguments += ["--documents", "8", "--documents-shape", "1x64", "--backend", "eager", "--groups", "2"]
-    kept = run(data_dir, tmp_path, "gpu.py", *arguments, "--device", "cpu", "--mini-batch-size", "8")
+    kept = run(data_dir, tmp_path, "gpu", *arguments, "--device", "cpu", "--mini-batch-size", "8")
     result = {part: one["result"] for part, one in kept["result"].items()}
     names = [row["contestant"] for row in result["epoch"]["rows"]]
     assert names == ["ours", "ours, groups=2", "ours, compiled", "host", "paper"] and result["epoch"]["steps"] == 2
     assert all(row["seconds"] > 0 for row in result["epoch"]["rows"])
     assert [row["texts in the batch"] for row in result["large"]] == [8, 24]
     assert result["documents"][0]["of the step alone"] > 0
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import render
+    from benchmarks import gpu
 
-    page = render.gpu(kept)
+    page = gpu.section(kept)
     assert all(text in page for text in ("One epoch", "| ours |", "Large batches", "Embedding", "Tuning for search"))
-    assert "Not measured yet" in render.gpu(None)
+    assert "Not measured yet" in gpu.section(None)
 
 
-def test_step_profile(data_dir, tmp_path, monkeypatch):
-    kept = run(data_dir, tmp_path, "step_profile.py", "--shapes", "1x64", "--steps", "2", "--batch-size", "16")
+def test_step_profile(data_dir, tmp_path):
+    kept = run(data_dir, tmp_path, "step_profile", "--shapes", "1x64", "--steps", "2", "--batch-size", "16")
     (result,) = kept["result"]
     assert result["steps"] == 2 and sum(result["parts, ms"].values()) == pytest.approx(result["whole step, ms"], abs=1)
     assert min(result["parts, ms"].values()) >= 0 and result["arithmetic floor, ms"] > 0 < result["bytes floor, ms"]
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import render
+    from benchmarks import step_profile
 
-    assert "| backward |" in render.profile(kept) and "Not measured yet" in render.profile(None)
+    assert "| backward |" in step_profile.section(kept) and "Not measured yet" in step_profile.section(None)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak memory of a process")
-def test_scaling(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import scaling
+def test_scaling(tmp_path):
+    from benchmarks import scaling
 
     bf16 = scaling._host.has_native_bf16
     for what in scaling.SIZES:
-        point = scaling.point(what, 64)
+        point = scaling.measure(what, 64)
         assert scaling._host.has_native_bf16 is bf16
         assert point["seconds"] > 0 and point["texts on disk, MB"] > 0
         assert what == "search" or point["peak, MB"] >= 0
     found = scaling.exponents([{"size": n, "seconds": n**2 / 1e6, "peak, MB": 5} for n in (1, 10, 100)])
     assert found == pytest.approx({"seconds": 2, "peak, MB": 0})
-    import render
-
-    monkeypatch.setattr(render, "RESULTS", tmp_path)
     points = [{"size": n, "seconds": n / 9, "peak, MB": n, "texts on disk, MB": 1.0} for n in (10, 100)]
     result = {"points": points, "exponents": scaling.exponents(points)}
     for what in scaling.SIZES:
-        scaling.keep(f"scaling_{what}", result, tmp_path / f"scaling_{what}.json")
-        assert "Exponents: seconds 1.00, peak 1.00" in render.scaling(what, result)
+        kept = scaling.keep(f"scaling_{what}", result, tmp_path / f"scaling_{what}.json")
+        assert "Exponents: seconds 1.00, peak 1.00" in scaling.section(what, kept)
     pytest.importorskip("matplotlib")
-    render.plot_scaling()
+    scaling.plot(tmp_path)
     assert (tmp_path / "scaling.svg").stat().st_size > 1_000
     assert len(set(scaling.sentences(3_000))) == 3_000
 
 
 def test_results_of_other_weights_are_told_apart(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import common
-    import render
+    from benchmarks import common, markdown
 
     path = tmp_path / "result.json"
     assert common.earlier(path, {"rows": []}) == ({"rows": []}, True)
     common.keep("result", {"rows": [1]}, path)
     assert common.earlier(path, {}) == ({"rows": [1]}, True)
     made = json.loads(path.read_text(encoding="utf-8"))["environment"]
-    assert "Measured with the embedded model of before" not in render.source(made, of_the_embedded=True)
-    for module in (common, render):
+    assert "Measured with the embedded model of before" not in markdown.source(made, of_the_embedded=True)
+    for module in (common, markdown):
         monkeypatch.setattr(module, "embedded_version", lambda: "others")
     assert common.earlier(path, {}) == ({"rows": [1]}, False)
-    assert "Measured with the embedded model of before" in render.source(made, of_the_embedded=True)
-    assert "Measured with the embedded model of before" not in render.source(made)
+    assert "Measured with the embedded model of before" in markdown.source(made, of_the_embedded=True)
+    assert "Measured with the embedded model of before" not in markdown.source(made)
 
 
 @pytest.mark.quality
-def test_sts(data_dir, tmp_path, monkeypatch):
+def test_sts(data_dir, tmp_path):
     arguments = ["--sets", "STS-B dev", "--seeds", "1", "--max-texts", "600", "--learning-rates", "1e-4"]
     arguments += ["--pairs", "200", "--recipes", "sentence"]
-    kept = run(data_dir, tmp_path, "sts.py", *arguments)["result"]
-    means = {name: one["scores"]["STS-B dev"] for name, one in kept["runs"].items()}
+    kept = run(data_dir, tmp_path, "sts", *arguments)
+    means = {name: one["scores"]["STS-B dev"] for name, one in kept["result"]["runs"].items()}
     assert means["sentence/0.0001/1"] > means["untuned, mean"] > means["untuned, cls"]
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import render
+    from benchmarks import sts
 
-    assert "| `sentence`, learning rate 0.0001 |" in render.sts(kept) and "| untuned, cls pooling |" in render.sts(
-        kept
-    )
+    page = sts.section(kept)
+    assert "| `sentence`, learning rate 0.0001 |" in page and "| untuned, cls pooling |" in page
 
 
-def test_search_tuning(data_dir, tmp_path, tiny_model, monkeypatch):
+def test_search_tuning(data_dir, tmp_path, tiny_model):
     tiny_model.save_pretrained(str(tmp_path / "tiny"))
     arguments = ["--models", str(tmp_path / "tiny"), "--seeds", "1", "--libraries", "sentence_transformers"]
     arguments += ["--variants", "the recipe", "telling sentences", "batches of like documents", "--reported"]
-    kept = run(data_dir, tmp_path, "search_tuning.py", *arguments)["result"]
+    made = run(data_dir, tmp_path, "search_tuning", *arguments)
+    kept = made["result"]
     assert 34 < kept["BM25"] < 37 and len(kept["runs"]) == 4
     for name, one in kept["runs"].items():
         assert set(one["tuned"]) == {"sentence_transformers", "STS-B dev"}, name
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import render
-    import search_tuning
+    from benchmarks import search_tuning
 
     right = search_tuning.np.array([[True, False, True], [False, False, True]])
     scores = search_tuning.np.array([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
@@ -162,18 +163,17 @@ def test_search_tuning(data_dir, tmp_path, tiny_model, monkeypatch):
     similarity = {"nDCG@10": 20.0, "STS-B": 50.0, "SICK-R dev": 60.0, "BIOSSES": 70.0}
     averaged = {"nDCG@10": 21.0, "STS-B": 51.0}
     kept["runs"]["m/aeronautics/the recipe/1"] = {"tuned": similarity, "averaged": averaged, "seconds": 9}
-    page = render.search_tuning(kept)
+    page = search_tuning.section(made)
     assert "| the recipe | 20.0 | 50.0 | 60.0 | 70.0 | 60.0 | 1 |" in page
     assert "| the recipe, averaged | 21.0 | 51.0 |  |  |  | 1 |" in page
     assert "| telling sentences |" in page and "| untuned |" in page
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak memory of a process")
-def test_batch_memory(data_dir, monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import batch_memory
+def test_batch_memory(data_dir):
+    from benchmarks import batch_memory
 
-    row = batch_memory.step(data_dir, 16, 4)
+    row = batch_memory.measure(data_dir, 16, 4)
     assert row["texts in the batch"] == 16 and row["loss"] > 0
     assert row["peak, MB"] >= row["before the step, MB"] > 0
 
@@ -181,29 +181,28 @@ def test_batch_memory(data_dir, monkeypatch):
 @pytest.mark.quality
 def test_ablations(data_dir, tmp_path):
     study = "word: epochs (recipe: 2)"
-    kept = run(data_dir, tmp_path, "ablations.py", "--studies", study, "--seeds", "1", "--max-texts", "200")["result"]
+    kept = run(data_dir, tmp_path, "ablations", "--studies", study, "--seeds", "1", "--max-texts", "200")["result"]
     assert set(kept[study]) == {"1"}
     assert all(0 < row["dev"][0] < 100 and 0 < row["test"][0] < 100 for row in kept[study].values())
 
 
 @pytest.mark.quality
-def test_pretraining(data_dir, tmp_path, monkeypatch):
+def test_pretraining(data_dir, tmp_path):
     name = "BERT, AdamW, rate 1e-3"  # of which every part stands in for another
     arguments = ["--variants", name, "--minutes", "0.01", "--every", "100", "--rows", "8", "--max-texts", "200"]
-    result = run(data_dir, tmp_path, "pretraining.py", *arguments)["result"]
-    one = result["runs"][name]["0"]
+    kept = run(data_dir, tmp_path, "pretraining", *arguments)
+    one = kept["result"]["runs"][name]["0"]
     assert one["steps"] > 0 and 1 < one["nats a character"] < 3
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import render
+    from benchmarks import pretraining
 
-    assert f"| {name} | 8.3 |" in render.pretraining(result)
+    assert f"| {name} | 8.3 |" in pretraining.section(kept)
 
 
 def test_verdict(data_dir, tmp_path, tiny_model):
     tiny_model.save_pretrained(str(tmp_path / "tiny"))
     arguments = ["--settings", "1", "--seeds", "1", "--domains", "aeronautics", "--texts", "200"]
     arguments += ["--models", str(tmp_path / "tiny")]
-    result = run(data_dir, tmp_path, "verdict.py", *arguments)["result"]
+    result = run(data_dir, tmp_path, "verdict", *arguments)["result"]
     (row,) = result["runs"]
     assert row["evidence"]["structure"] == "first sentence and the rest" and abs(row["truth"]) < 2  # a rate of 1e-6
     assert [line["verdict"] for line in result["summary"]] == ["always better", "loss on held-out texts"]
@@ -211,13 +210,12 @@ def test_verdict(data_dir, tmp_path, tiny_model):
 
 def test_guard(data_dir, tmp_path, tiny_model):
     tiny_model.save_pretrained(str(tmp_path / "tiny"))
-    rows = run(data_dir, tmp_path, "guard.py", "--texts", "800", "--model", str(tmp_path / "tiny"))["result"]
+    rows = run(data_dir, tmp_path, "guard", "--texts", "800", "--model", str(tmp_path / "tiny"))["result"]
     assert len(rows) == 3 and all(50 <= row["set aside and measured"] <= 800 - row["tuned on"] for row in rows)
 
 
-def test_verdicts_are_counted(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import verdict
+def test_verdicts_are_counted():
+    from benchmarks import verdict
 
     def row(domain, truth, low, high, loss=-1):
         interval = {"low": low, "high": high, "difference": (low + high) / 2}
@@ -256,8 +254,7 @@ def test_verdicts_are_counted(monkeypatch):
 
 
 def test_every_ablation_steps(tmp_path, tiny_model, texts, monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import ablations
+    from benchmarks import ablations
 
     tiny_model.save_pretrained(str(tmp_path / "tiny"))
     monkeypatch.setattr(ablations, "embedded_model_path", lambda: str(tmp_path / "tiny"))
@@ -272,7 +269,7 @@ def test_every_ablation_steps(tmp_path, tiny_model, texts, monkeypatch):
 def test_results_are_what_the_json_says(tmp_path):
     pages = [BENCHMARKS / name for name in ("results.md", "gpu.md", "profile.md")]
     before = [page.read_text(encoding="utf-8") for page in pages]
-    subprocess.run([sys.executable, str(BENCHMARKS / "render.py")], check=True)
+    subprocess.run([sys.executable, "-m", "benchmarks.render"], check=True)
     after = [page.read_text(encoding="utf-8") for page in pages]
     assert after == before, "a page was edited by hand or not rendered"
 
@@ -280,9 +277,7 @@ def test_results_are_what_the_json_says(tmp_path):
 @pytest.mark.quality
 def test_hybrid(data_dir, tmp_path, tiny_model, monkeypatch):
     tiny_model.save_pretrained(str(tmp_path / "tiny"))
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import hybrid
-    import render
+    from benchmarks import common, hybrid
 
     documents, queries, right = hybrid.qnli(data_dir)
     assert right.shape == (hybrid.QUERIES, hybrid.DOCUMENTS) and right.any(axis=1).all()
@@ -297,7 +292,8 @@ def test_hybrid(data_dir, tmp_path, tiny_model, monkeypatch):
     assert chosen["m/rrf"]["weight"] == 0 and chosen["m/rrf"]["left out"]["QNLI"] == {"weight": 0.5, "nDCG@10": 3.0}
     assert chosen["m/rrf"]["left out"]["scikit-learn"] == {"weight": 0.0, "nDCG@10": 1.0}
     found = {mode: {"nDCG@10": 2.0, "right in the first 3": 3.0} for mode in ("meaning", "words", "both", "both, rrf")}
-    page = render.hybrid({"runs": runs, "searches": dict.fromkeys(runs, found), "chosen": chosen})
+    result = {"runs": runs, "searches": dict.fromkeys(runs, found), "chosen": chosen}
+    page = hybrid.section({"result": result, "environment": common.environment()})
     assert "| m | Cranfield | 2.0 (3) | 2.0 (3) |" in page and "0.5 (QNLI)" in page
 
 
@@ -308,10 +304,7 @@ def test_lexical_and_both(tmp_path, monkeypatch):
         f"One sentence here number {number}. Another sentence there! A telling word.\n" for number in range(700)
     )
     (tmp_path / "corpus.xz").write_bytes(lzma.compress(texts.encode()))
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import both
-    import lexical
-    import render
+    from benchmarks import both, lexical
 
     asked = ["--corpus", str(tmp_path / "corpus.xz"), "--texts", "2000"]
     output = tmp_path / "kept.json"
@@ -319,13 +312,47 @@ def test_lexical_and_both(tmp_path, monkeypatch):
     def kept(script, *arguments):
         monkeypatch.setattr(sys, "argv", [script.__name__, *asked, *arguments, "--output", str(output)])
         script.main()
-        return json.loads(output.read_text())["result"]
+        return json.loads(output.read_text())
 
-    found = kept(lexical, "--libraries", "ours", "fts5")
+    made = kept(lexical, "--libraries", "ours", "fts5")
+    found = made["result"]
     assert found["texts"] == 2_000 and all(one["MiB"] > 0 for one in found["libraries"].values())
-    assert "| ours |" in render.lexical(found)
+    assert "| ours |" in lexical.section(made)
     # Is put back, because the script takes the embedding of queries out of the search.
     monkeypatch.setattr(both.of_index, "_queries", both.of_index._queries)
-    found = kept(both, "--libraries", "fts5", "--kind", "hnsw", "--queries", "5")
+    made = kept(both, "--libraries", "fts5", "--kind", "hnsw", "--queries", "5")
+    found = made["result"]
     assert found["kind"] == "hnsw" and 0.5 < found["both / (FAISS + BM25)"]["ours"] < 50
-    assert "| both |" in render.both(found)
+    assert "| both |" in both.section(made)
+
+
+def test_every_script_measures_and_writes_its_section():
+    others = {"__init__", "common", "drawing", "markdown", "render", "gains"}
+    for path in BENCHMARKS.glob("*.py"):
+        if path.stem not in others:
+            script = importlib.import_module(f"benchmarks.{path.stem}")
+            assert callable(script.measure) and callable(script.section), path.stem
+
+
+def test_a_pool_goes_on_where_it_was(capsys):
+    from benchmarks import common
+
+    found = {"three": 3.0}
+    tasks = {"three": (9,), "two": (4,), "five": (25,)}
+    common.finish(tasks, found, math.sqrt, found.__setitem__, jobs=2)
+    assert found == {"three": 3.0, "two": 2.0, "five": 5.0}
+    assert sorted(capsys.readouterr().out.splitlines()) == ["five 5.0", "two 2.0"]
+
+
+def test_a_study_without_all_seeds_is_left_out():
+    from benchmarks import ablations, common
+
+    def row(*scores):
+        return {"dev": list(scores), "test": list(scores)}
+
+    result = {"word: epochs (recipe: 2)": {"1": row(40.0, 42.0)}, "word: temperature (recipe: 0.2)": {"0.1": row(9.0)}}
+    kept = {"result": result, "environment": common.environment()}
+    assert "###" not in ablations.section(kept)  # nothing to compare with
+    result["word: the recipe"] = {"the recipe": row(41.0, 43.0)}
+    page = ablations.section(kept)
+    assert "| 1 | 41.00 (2.00) | -1.00 | 41.00 (2.00) | -1.00 |" in page and "temperature" not in page

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+
 import numpy as np
-from shared import line, load, paper_sentences, parser, report, table, tuned
 from sklearn.metrics import roc_auc_score
 
+from benchmarks.common import paper_sentences, read_table
+from benchmarks.paper.shared import Table, line, load, parser, report, tuned
 from sentence_transformers_mirror.embedding import embed
 
 PAPER = {"QNLI": 67.4, "STS": 66.5}  # the paper's text, 4.2 and 4.4; the bars before tuning are only in the figure
 
 
-def main() -> None:
-    args = parser(__doc__).parse_args()
-    rows = table(next(args.data.rglob("qnli.dev.tsv*")))
+def measure(args: argparse.Namespace) -> Table:
+    rows = read_table(next(args.data.rglob("qnli.dev.tsv*")))
     gold = [row["label"] == "entailment" for row in rows]
 
     def score(model) -> float:
@@ -31,7 +33,12 @@ def main() -> None:
         scores = [score(tuned(args, texts, "sentence", seed)) for seed in args.seeds]
         lines.append(line(f"after, on sentences of {name}", PAPER[name], scores))
     changes = {"STS for QNLI": ("after, on sentences of QNLI", "after, on sentences of STS")}
-    report("figure04_qnli", "Figure 4: question and answer", args, lines, changes)
+    return lines, changes
+
+
+def main() -> None:
+    args = parser(__doc__).parse_args()
+    report("figure04_qnli", "Figure 4: question and answer", args, *measure(args))
 
 
 if __name__ == "__main__":

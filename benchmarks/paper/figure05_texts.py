@@ -6,13 +6,15 @@ The paper's curves peak at 10,000 to 20,000 and then fall; their values are only
 
 from __future__ import annotations
 
-from shared import line, load, paper_sentences, paper_words, parser, report, scored, spearman, tuned
+import argparse
+
+from benchmarks.common import paper_sentences, paper_words, spearman
+from benchmarks.paper.shared import Table, line, load, parser, report, scored, tuned
 
 COUNTS = (500, 1_000, 2_000, 5_000, 10_000)
 
 
-def main() -> None:
-    args = parser(__doc__).parse_args()
+def measure(args: argparse.Namespace) -> Table:
     lines = []
     for name, texts, recipe in (
         ("STS12", paper_sentences(args.data), "sentence"),
@@ -24,7 +26,12 @@ def main() -> None:
             if count <= args.max_texts:
                 models = (tuned(args, texts, recipe, seed, max_texts=count) for seed in args.seeds)
                 lines.append(line(f"{name}, {count:,} texts", None, [spearman(one, sets)[name] for one in models]))
-    report("figure05_texts", "Figure 5: number of texts", args, lines, {})
+    return lines, {}
+
+
+def main() -> None:
+    args = parser(__doc__).parse_args()
+    report("figure05_texts", "Figure 5: number of texts", args, *measure(args))
 
 
 if __name__ == "__main__":

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from common import RESULTS, add_data, keep, paper_sentences, paper_words, spearman, table  # noqa: E402, F401
-from common import parser as plain_parser  # noqa: E402
+from benchmarks.common import RESULTS, add_data, keep
+from benchmarks.common import parser as plain_parser
+from benchmarks.markdown import source, table
+from sentence_transformers_mirror import embedded_model_path, mirror_tune
+from sentence_transformers_mirror.evidence.labels import Pairs, read_pairs
 
-from sentence_transformers_mirror import embedded_model_path, mirror_tune  # noqa: E402
-from sentence_transformers_mirror.evidence.labels import Pairs, read_pairs  # noqa: E402
+Table = tuple[list[dict[str, object]], dict[str, tuple[str, str]]]  # lines, and changes from one to another
 
 
 def parser(description: str, pooling: str = "mean") -> argparse.ArgumentParser:
@@ -101,6 +100,45 @@ def effects(lines: Sequence[dict], changes: dict[str, tuple[str, str]]) -> list[
     return found
 
 
+HEAD = (
+    "## The paper's tables and figures\n\nThe paper's numbers are those of BERT-base (110M parameters); ours "
+    "are of the model that is named, so directions and sizes of changes compare, and levels do not. A change "
+    "reproduces in direction if ours has the paper's sign and is larger than the spread over seeds, and in "
+    "size if it is half to twice as large.\n"
+)
+
+
+def section(kept: dict) -> str:
+    """Of one table or figure."""
+    result = kept["result"]
+    lines = [
+        {
+            "": one["what"],
+            "paper, BERT-base": "" if one["paper"] is None else f"{one['paper']:.1f}",
+            "ours": f"{statistics.mean(one['ours']):.1f}" if one["ours"] else "absent",
+            "spread": f"{max(one['ours']) - min(one['ours']):.1f}" if len(one["ours"]) > 1 else "",
+        }
+        for one in result["lines"]
+    ]
+    changes = [
+        {
+            "change": one["change"],
+            "paper": f"{one['paper']:+.1f}",
+            "ours": f"{one['ours']:+.1f}",
+            "reproduces": one["reproduces"],
+        }
+        for one in result["effects"]
+    ]
+    words = (
+        f"Model: {result['model']}, {result['pooling']} pooling after tuning, learning rate "
+        f"{result['learning rate']:g}, at most {result['texts']:,} texts, seeds "
+        f"{', '.join(map(str, result['seeds']))}. {result['words']}"
+    )
+    made = source(kept["environment"], of_the_embedded=result["model"] == "embedded")
+    found = [table(lines), *([table(changes)] if changes else []), made]
+    return "\n".join([f"### {result['title']}", "", words, "", *found])
+
+
 def report(
     name: str,
     title: str,
@@ -109,7 +147,7 @@ def report(
     changes: dict[str, tuple[str, str]],
     words: str = "",
 ) -> None:
-    """Print and keep the lines and which effects reproduce; render.py puts them into results.md."""
+    """Keep the lines and which effects reproduce, and print their section."""
     kept = {
         "title": title,
         "model": "embedded" if args.model == embedded_model_path() else args.model,
@@ -121,10 +159,4 @@ def report(
         "effects": effects(lines, changes),
         "words": words,
     }
-    for one in lines:
-        paper = "" if one["paper"] is None else f"{one['paper']:.1f}"
-        ours = f"{statistics.mean(one['ours']):.1f}" if one["ours"] else "absent"
-        print(f"{one['what']:50}{paper:>10}{ours:>10}")
-    for one in kept["effects"]:
-        print(f"{one['change']:50}{one['paper']:>+10.1f}{one['ours']:>+10.1f}  {one['reproduces']}")
-    keep(name, kept, args.output or RESULTS / "paper" / f"{name}.json")
+    print(section(keep(name, kept, args.output or RESULTS / "paper" / f"{name}.json")))

@@ -6,22 +6,17 @@ are those of the development set where the test set is not there.
 
 from __future__ import annotations
 
+import argparse
 import random
 
-from shared import line, load, parser, report, tuned
-
+from benchmarks.paper.shared import Table, line, load, parser, report, tuned
 from sentence_transformers_mirror.evidence.evaluation import LinkingEvaluator
-from sentence_transformers_mirror.evidence.labels import LINKING_SETS, read_linking
+from sentence_transformers_mirror.evidence.labels import LINKING_SETS, Linking, read_linking
 
 PAPER = {"before": (67.6, 77.0), "after": (87.2, 92.1)}
 
 
-def main() -> None:
-    args = parser(__doc__, pooling="cls").parse_args()
-    found = {name: read_linking(args.data, name) for name in reversed(LINKING_SETS)}
-    name, linking = next(((name, one) for name, one in found.items() if one is not None), (None, None))
-    if linking is None:
-        raise SystemExit(f"The NCBI disease corpus and MEDIC are not in {args.data}.")
+def measure(args: argparse.Namespace, linking: Linking) -> Table:
     evaluator = LinkingEvaluator(linking)
     names = sorted(set(linking.names))
 
@@ -39,7 +34,16 @@ def main() -> None:
         lines.append(line(f"before, accuracy@{k}", PAPER["before"][place], before[place]))
         lines.append(line(f"after, accuracy@{k}", PAPER["after"][place], [one[place] for one in after]))
     changes = {f"tuning, accuracy@{k}": (f"before, accuracy@{k}", f"after, accuracy@{k}") for k in (1, 5)}
-    report("table02_linking", f"Table 2: linking, {name}", args, lines, changes)
+    return lines, changes
+
+
+def main() -> None:
+    args = parser(__doc__, pooling="cls").parse_args()
+    found = {name: read_linking(args.data, name) for name in reversed(LINKING_SETS)}
+    name, linking = next(((name, one) for name, one in found.items() if one is not None), (None, None))
+    if linking is None:
+        raise SystemExit(f"The NCBI disease corpus and MEDIC are not in {args.data}.")
+    report("table02_linking", f"Table 2: linking, {name}", args, *measure(args, linking))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from shared import line, load, paper_sentences, parser, report, scored, spearman, tuned
+import argparse
 
+from benchmarks.common import paper_sentences, spearman
+from benchmarks.paper.shared import Table, line, load, parser, report, scored, tuned
 from sentence_transformers_mirror.evidence.evaluation import SEVEN
 
 PAPER = {  # CLS, mean over text and padding, tuned
@@ -17,8 +19,7 @@ PAPER = {  # CLS, mean over text and padding, tuned
 }
 
 
-def main() -> None:
-    args = parser(__doc__).parse_args()
+def measure(args: argparse.Namespace) -> Table:
     sets = scored(args, SEVEN)
     before = {pooling: spearman(load(args, pooling), sets) for pooling in ("cls", "mean")}
     after = [spearman(tuned(args, paper_sentences(args.data), "sentence", seed), sets) for seed in args.seeds]
@@ -28,7 +29,12 @@ def main() -> None:
         lines.append(line(f"{name}, before, mean", mean, before["mean"].get(name)))
         lines.append(line(f"{name}, after", mirror, [one[name] for one in after] if name in sets else None))
         changes[f"{name}, tuning, from mean"] = f"{name}, before, mean", f"{name}, after"
-    report("table03_sts", "Table 3: similarity of sentences", args, lines, changes)
+    return lines, changes
+
+
+def main() -> None:
+    args = parser(__doc__).parse_args()
+    report("table03_sts", "Table 3: similarity of sentences", args, *measure(args))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,15 @@ similarity of pairs of words across languages, Spearman x 100: a file of `--pair
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
 from scipy.linalg import orthogonal_procrustes
 from scipy.stats import spearmanr
-from shared import line, load, parser, report, table, tuned
 
+from benchmarks.common import read_table
+from benchmarks.paper.shared import Table, line, load, parser, report, tuned
 from sentence_transformers_mirror.embedding import embed
 
 # mBERT: CLS, mean, tuned; of both tables the average over pairs where the pair at hand is not among them.
@@ -51,18 +53,14 @@ def induction(vectors: dict[str, np.ndarray], train: list, test: list) -> float:
 SIDES = ("source", "target")
 
 
-def main() -> None:
-    args = parser(__doc__)
-    args.add_argument("--languages", default="en-fr", help="as in the file of lexicons (default: %(default)s)")
-    args.add_argument("--pairs", type=Path, help="words of two languages with a similarity, tab-separated")
-    args = args.parse_args()
-    rows = [row for row in table(next(args.data.rglob("xling.*.tsv*"))) if row["pair"] == args.languages]
+def measure(args: argparse.Namespace) -> Table:
+    rows = [row for row in read_table(next(args.data.rglob("xling.*.tsv*"))) if row["pair"] == args.languages]
     if not rows:
         raise SystemExit(f"There is no lexicon of {args.languages} in {args.data}.")
     train, test = (
         [(row["source"], row["target"]) for row in rows if row["split"] == part] for part in ("train", "test")
     )
-    pairs = [] if args.pairs is None else table(args.pairs)
+    pairs = [] if args.pairs is None else read_table(args.pairs)
     words = {f"{side}:{row[side]}": row[side] for row in rows for side in SIDES}
 
     def scores(model) -> tuple[float, float | None]:
@@ -88,7 +86,15 @@ def main() -> None:
         lines.append(line(f"{args.languages}, similarity, after", mirror, [one[1] for one in after]))
     starts = [one["what"].removesuffix(", before, mean") for one in lines if one["what"].endswith(", before, mean")]
     changes = {f"{start}, tuning": (f"{start}, before, mean", f"{start}, after") for start in starts}
-    report("table05_06_cross_lingual", "Tables 5 and 6: across languages", args, lines, changes)
+    return lines, changes
+
+
+def main() -> None:
+    args = parser(__doc__)
+    args.add_argument("--languages", default="en-fr", help="as in the file of lexicons (default: %(default)s)")
+    args.add_argument("--pairs", type=Path, help="words of two languages with a similarity, tab-separated")
+    args = args.parse_args()
+    report("table05_06_cross_lingual", "Tables 5 and 6: across languages", args, *measure(args))
 
 
 if __name__ == "__main__":

@@ -6,25 +6,23 @@ and not levels. Table 8 is the paper's RoBERTa on STS12, without a mask.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 from dataclasses import replace
 
-from shared import line, paper_sentences, parser, report, scored, spearman
-
-# isort: split
-from ablations import UNMASKED, SameDropout, Variant, char_span, identical  # found once `shared` is imported
-
+from benchmarks.ablations import UNMASKED, SameDropout, Variant, char_span, identical
+from benchmarks.common import paper_sentences, spearman
+from benchmarks.paper.shared import Table, line, parser, report, scored
 from sentence_transformers_mirror import CharSpanMask
 from sentence_transformers_mirror.evidence.evaluation import SEVEN
+from sentence_transformers_mirror.evidence.labels import Pairs
 
 
 def span(characters: int):
     return lambda model: CharSpanMask(model.tokenizer, characters)
 
 
-def main() -> None:
-    args = parser(__doc__).parse_args()
-    sets = scored(args, SEVEN)
+def measure(args: argparse.Namespace, sets: dict[str, Pairs]) -> Table:
     texts = paper_sentences(args.data)[: args.max_texts]
     plain = replace(UNMASKED, learning_rate=args.learning_rate, ignore_duplicates=False)
     still = replace(plain, dropout=0.0)
@@ -67,8 +65,14 @@ def main() -> None:
     del changes[f"{full}, from the full recipe"]
     changes["Table 8: dropout, from none"] = still, "Table 8: no mask, dropout"
     changes["Table 8: the same dropout twice, from none"] = still, same
+    return lines, changes
+
+
+def main() -> None:
+    args = parser(__doc__).parse_args()
+    sets = scored(args, SEVEN)
     title = "Tables 7, 8, 12, 13, 20: what makes views differ"
-    report("table07_views", title, args, lines, changes, f"Ours: mean of {', '.join(sets)}.")
+    report("table07_views", title, args, *measure(args, sets), f"Ours: mean of {', '.join(sets)}.")
 
 
 if __name__ == "__main__":

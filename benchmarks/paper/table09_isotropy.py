@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from shared import line, load, paper_sentences, paper_words, parser, report, tuned
+import argparse
 
+from benchmarks.common import paper_sentences, paper_words
+from benchmarks.paper.shared import Table, line, load, parser, report, tuned
 from sentence_transformers_mirror.embedding import embed
 from sentence_transformers_mirror.evidence.geometry import isotropy, mean_vector_norm
 
@@ -14,8 +16,7 @@ PAPER = {
 }
 
 
-def main() -> None:
-    args = parser(__doc__).parse_args()
+def measure(args: argparse.Namespace) -> Table:
     lines, changes = [], {}
     for kind, texts, recipe in (
         ("words", paper_words(args.data), "word"),
@@ -35,7 +36,12 @@ def main() -> None:
             lines.append(line(f"{kind}, before, mean: {what}", mean, before[1][place]))
             lines.append(line(f"{kind}, after: {what}", mirror, [one[place] for one in after]))
             changes[f"{kind}, tuning, from mean: {what}"] = f"{kind}, before, mean: {what}", f"{kind}, after: {what}"
-    report("table09_isotropy", "Table 9: where vectors lie", args, lines, changes)
+    return lines, changes
+
+
+def main() -> None:
+    args = parser(__doc__).parse_args()
+    report("table09_isotropy", "Table 9: where vectors lie", args, *measure(args))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import random
 import string
 
-from shared import line, load, paper_words, parser, report, scored, spearman, tuned
+from benchmarks.common import paper_words, spearman
+from benchmarks.paper.shared import Table, line, load, parser, report, scored, tuned
 
 SET = "Multi-SimLex ENG"
 PAPER = {"before": 26.7, "words": 55.6, "random": 39.3}  # mean pooling before, as the best of the two
@@ -16,8 +18,7 @@ def random_strings(count: int, seed: int) -> list[str]:
     return ["".join(draw.choices(string.ascii_lowercase + string.digits, k=draw.randint(3, 12))) for _ in range(count)]
 
 
-def main() -> None:
-    args = parser(__doc__, pooling="cls").parse_args()
+def measure(args: argparse.Namespace) -> Table:
     sets = scored(args, [SET])
     on_words = [spearman(tuned(args, paper_words(args.data), "word", seed), sets)[SET] for seed in args.seeds]
     on_noise = [
@@ -32,7 +33,12 @@ def main() -> None:
         "tuning on words": ("before, mean", "after, on words"),
         "tuning on random strings": ("before, mean", "after, on random strings"),
     }
-    report("table10_random_strings", "Table 10: random strings", args, lines, changes)
+    return lines, changes
+
+
+def main() -> None:
+    args = parser(__doc__, pooling="cls").parse_args()
+    report("table10_random_strings", "Table 10: random strings", args, *measure(args))
 
 
 if __name__ == "__main__":

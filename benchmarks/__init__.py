@@ -1,0 +1,1 @@
+"""How good and how fast the package is; each module measures one thing: `python -m benchmarks.NAME --help`."""

@@ -1,0 +1,61 @@
+"""What tuning gains: the table of which README shows a part, of what `sts` and `search_tuning` measured."""
+
+from __future__ import annotations
+
+import statistics
+
+from benchmarks.common import RESULTS, read
+from benchmarks.markdown import by_seed, table
+
+YEARS = ["STS12", "STS13", "STS14", "STS15"]
+OF_WHAT = {
+    "the recipe": "`search`, on Cranfield's 1,400 abstracts",
+    "with 1,400 sentences": "`search`, on these and 1,400 of the sentences",
+    "then `sentence`": "`search` on the abstracts, then `sentence`",
+    "0.7 of it and of `sentence`": "0.7 of what `search` changes and 0.7 of what `sentence` changes, added",
+}
+
+
+def section(of_similarity: dict, of_search: dict) -> str:
+    similarity, searches = of_similarity["result"], of_search["result"]
+
+    def row(name: str, scores: list[dict[str, float]], ranked: bool, seeds: int | str) -> dict[str, object]:
+        def mean(sets: list[str]) -> str:
+            if any(one not in scores[0] for one in sets):
+                return ""
+            return f"{statistics.mean(statistics.mean(run[one] for one in sets) for run in scores):.1f}"
+
+        every = [one for one in scores[0] if one != "nDCG@10"]
+        names = {"STS-B test": ["STS-B"], "STS12 to 15": YEARS, "SICK-R dev": ["SICK-R dev"], "BIOSSES": ["BIOSSES"]}
+        names |= {"Multi-SimLex": ["Multi-SimLex ENG"], "mean of all sets": every if len(every) > 1 else ["none"]}
+        return {
+            "": name,
+            "Cranfield nDCG@10": mean(["nDCG@10"]) if ranked else "",
+            **{title: mean(sets) for title, sets in names.items()},
+            "seeds": seeds,
+        }
+
+    found = by_seed(searches["runs"])
+    rows = [row("as it is", [one["tuned"] for one in found["embedded/aeronautics/untuned"]], True, "")]
+    for name, runs in by_seed(similarity["runs"]).items():
+        if "untuned" not in name:
+            label = f"`{name.rstrip('/')}`, on 10,000 sentences of STS-B's training part"
+            rows.append(row(label, [one["scores"] for one in runs], False, len(runs)))
+    for variant, label in OF_WHAT.items():
+        for what in ("tuned", "averaged") if variant == "the recipe" else ("tuned",):
+            runs = [one[what] for one in found.get(f"embedded/aeronautics/{variant}", []) if what in one]
+            if runs:
+                words = "the same, averaged with the original weights" if what == "averaged" else label
+                rows.append(row(words, runs, True, len(runs)))
+    rows.append(
+        {**dict.fromkeys(rows[0], ""), "": "words alone (BM25)", "Cranfield nDCG@10": f"{searches['BM25']:.1f}"}
+    )
+    return (
+        "## What tuning gains\n\nThe embedded model: nDCG@10 x 100 on Cranfield, and Spearman x 100 of cosine "
+        "similarity; means over seeds. Commands and spreads stand in the next two sections.\n\n"
+        f"{table(rows)}"
+    )
+
+
+if __name__ == "__main__":
+    print(section(*(read(RESULTS / f"{name}.json") for name in ("sts", "search_tuning"))))
