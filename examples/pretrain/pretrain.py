@@ -15,8 +15,9 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ WARM_UP, LAST = 0.03, 0.02  # share of the time, and of the learning rate at its
 SAVE_EVERY = 60  # seconds
 MADE_FROM = ("text", "start", "tokenizer", "vocabulary", "characters", "layers", "width", "heads", "inner")
 DROPOUTS = ("attention_dropout", "embedding_dropout", "mlp_dropout")
+Loss = Callable[[ModernBertForMaskedLM, Tensor], Tensor]  # of a model on rows of ids
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, layers: int, width: int, heads: int, inner: int):
@@ -203,7 +205,8 @@ def prepared(
     return AutoTokenizer.from_pretrained(work), np.load(work / "tokens.npy")
 
 
-def main() -> None:
+def options() -> argparse.ArgumentParser:
+    """The parser rather than what it read, because text and sizes are refused through it later, with the usage."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, required=True, help="a paragraph a line; .xz and .gz are read, too")
     parser.add_argument("--output", type=Path, required=True)
@@ -224,15 +227,18 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="compile the model: slower to start, faster on a GPU")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--prepare", action="store_true", help="make the tokens only, to train on another machine")
-    args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    batch = args.batch or (1_024 if device == "cuda" else 64)
-    if device == "cuda":
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        bf16 = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    work = args.output / "work"
-    tokenizer, stream = prepared(args, work, parser)
+    return parser
+
+
+def machine() -> tuple[str, bool]:
+    """The device, and whether its hardware has bfloat16; emulated, it would gain nothing."""
+    if torch.cuda.is_available():
+        return "cuda", torch.cuda.is_bf16_supported(including_emulation=False)
+    return "cpu", any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def describe(tokenizer: PreTrainedTokenizerFast, stream: np.ndarray, device: str, bf16: bool) -> None:
+    """Said before the training, because a tokenizer that does not know the text's characters would waste its time."""
     unknown = float((stream == tokenizer.unk_token_id).mean())
     print(
         f"{len(stream):,} tokens, {unknown:.2%} of them unknown, vocabulary {len(tokenizer):,}, {device}, "
@@ -242,9 +248,55 @@ def main() -> None:
     if unknown > 0.01:
         print("Many characters are unknown: delete the output and ask for more --characters.", flush=True)
 
-    if args.prepare:
-        return
 
+@dataclass
+class Checkpoint:
+    """All that a run needs to go on where another stopped; the text's order follows from the step.
+
+    Args:
+        file: Where it is kept.
+        model: Trained in place.
+        steppers: Its optimizers.
+        step: Steps taken, in earlier runs, too.
+        seconds: Of training, up to when it was last kept.
+        losses: (step, seconds, mean loss) of every 50 steps.
+    """
+
+    file: Path
+    model: ModernBertForMaskedLM
+    steppers: list[torch.optim.Optimizer]
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[tuple[int, float, float]] = field(default_factory=list)
+
+    def load(self, device: str) -> bool:
+        """Takes over what an earlier run kept; False if there was none."""
+        if not self.file.exists():
+            return False
+        state = torch.load(self.file, map_location=device)
+        self.model.load_state_dict(state["model"])
+        for stepper, one in zip(self.steppers, state["optimizers"], strict=True):
+            stepper.load_state_dict(one)
+        self.step, self.seconds, self.losses = state["step"], state["seconds"], state["losses"]
+        return True
+
+    def keep(self, seconds: float) -> None:
+        """Writes another file and exchanges it at once: a crash leaves the old or the new one."""
+        self.seconds = seconds
+        state = {
+            "model": self.model.state_dict(),
+            "optimizers": [stepper.state_dict() for stepper in self.steppers],
+            "step": self.step,
+            "seconds": self.seconds,
+            "losses": self.losses,
+        }
+        new = self.file.with_suffix(".new")
+        torch.save(state, new)
+        new.replace(self.file)
+
+
+def begin(args: argparse.Namespace, tokenizer: PreTrainedTokenizerFast, device: str) -> Checkpoint:
+    """A new model or that of ``--start``, or as an earlier run with this output left it."""
     torch.manual_seed(args.seed)
     if args.start:
         model = model_of(args.start)
@@ -254,78 +306,113 @@ def main() -> None:
     model.set_attn_implementation("sdpa" if device == "cuda" else "eager")
     model.to(device).train()
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
-    steppers = optimizers(model, args.rate, fused=True)
-    step, before, losses = 0, 0.0, []
-    checkpoint = work / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device)
-        model.load_state_dict(state["model"])
-        for stepper, one in zip(steppers, state["optimizers"], strict=True):
-            stepper.load_state_dict(one)
-        step, before, losses = state["step"], state["seconds"], state["losses"]
-        torch.manual_seed(args.seed + step)
-        print(f"goes on at step {step}, {before / 60:.1f} minutes", flush=True)
+    checkpoint = Checkpoint(args.output / "work" / "checkpoint.pt", model, optimizers(model, args.rate, fused=True))
+    if checkpoint.load(device):
+        torch.manual_seed(args.seed + checkpoint.step)  # else the same tokens would be hidden as at the start
+        print(f"goes on at step {checkpoint.step}, {checkpoint.seconds / 60:.1f} minutes", flush=True)
+    return checkpoint
 
-    def keep(seconds: float) -> None:
-        state = {
-            "model": model.state_dict(),
-            "optimizers": [stepper.state_dict() for stepper in steppers],
-            "step": step,
-            "seconds": seconds,
-            "losses": losses,
-        }
-        torch.save(state, work / "checkpoint.new")
-        (work / "checkpoint.new").replace(checkpoint)  # a crash leaves the old or the new one
 
-    compute = torch.compile(loss_of) if args.compile else loss_of
-    blocks, hide = Blocks(stream, args.length, tokenizer, device), Hide(tokenizer, args.mask, device)
-    if args.compile:  # outside of the time, of which it could be much
+def loss_with(hide: Hide, device: str, bf16: bool, compiled: bool) -> Loss:
+    """In the precision of the device; the warm-up and the steps share it, so that what is compiled before the clock
+    starts is what the steps run."""
+    compute = torch.compile(loss_of) if compiled else loss_of
+
+    def loss(model: ModernBertForMaskedLM, ids: Tensor) -> Tensor:
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
-            compute(model, hide(next(blocks.passes(batch)))).backward()
-        model.zero_grad()
-    begun = step
+            return compute(model, hide(ids))
+
+    return loss
+
+
+def take_step(checkpoint: Checkpoint, loss: Loss, ids: Tensor, rate: float) -> Tensor:
+    """One step at this learning rate; its loss stays on the device, because reading it would wait for a GPU."""
+    for stepper in checkpoint.steppers:
+        for group in stepper.param_groups:
+            group["lr"] = rate
+    value = loss(checkpoint.model, ids)
+    value.backward()
+    torch.nn.utils.clip_grad_norm_(checkpoint.model.parameters(), 1.0)
+    for stepper in checkpoint.steppers:
+        stepper.step()
+        stepper.zero_grad()
+    checkpoint.step += 1
+    return value.detach()
+
+
+def note_loss(checkpoint: Checkpoint, recent: list[Tensor], seconds: float) -> float:
+    """The mean of recent losses, which is noted; refuses one that is not a number before such a model is kept."""
+    mean = torch.stack(recent).mean().item()
+    if not math.isfinite(mean):
+        raise FloatingPointError(f"The loss is not a number at step {checkpoint.step}; lower --rate.")
+    checkpoint.losses.append((checkpoint.step, round(seconds, 1), round(mean, 4)))
+    return mean
+
+
+def train(
+    args: argparse.Namespace,
+    checkpoint: Checkpoint,
+    tokenizer: PreTrainedTokenizerFast,
+    blocks: Blocks,
+    loss: Loss,
+) -> None:
+    """Steps until the time is up, that of earlier runs counted, and keeps the checkpoint; on Ctrl-C, too, so that no
+    step is lost.
+
+    Raises:
+        SystemExit: On Ctrl-C, or if there was no time for a single step.
+        FloatingPointError: If the loss is not a number; what was kept before stays.
+    """
+    begun, before = checkpoint.step, checkpoint.seconds
     start = kept = time.perf_counter()
-    running: list[Tensor] = []
+    recent: list[Tensor] = []
     try:
-        for ids in blocks.passes(batch, skip=step):
+        for ids in blocks.passes(args.batch, skip=begun):
             seconds = before + time.perf_counter() - start
             progress = seconds / (60 * args.minutes)
             if progress >= 1:
                 break
-            for stepper in steppers:
-                for group in stepper.param_groups:
-                    group["lr"] = args.rate * share_of_rate(progress, args.fall)
-            with torch.autocast(device, torch.bfloat16, enabled=bf16):
-                loss = compute(model, hide(ids))
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for stepper in steppers:
-                stepper.step()
-                stepper.zero_grad()
-            step += 1
-            running.append(loss.detach())
+            recent.append(take_step(checkpoint, loss, ids, args.rate * share_of_rate(progress, args.fall)))
+            step = checkpoint.step
             if step % 50 == 0:  # reading a loss waits for the GPU
-                mean = torch.stack(running).mean().item()
-                running.clear()
-                if not math.isfinite(mean):
-                    raise FloatingPointError(f"The loss is not a number at step {step}; lower --rate.")
-                losses.append((step, round(seconds, 1), round(mean, 4)))
-                speed = (step - begun) * batch * args.length / (seconds - before)
+                mean = note_loss(checkpoint, recent, seconds)
+                recent.clear()
+                speed = (step - begun) * args.batch * args.length / (seconds - before)
                 print(f"step {step:6}  {seconds / 60:6.2f} min  loss {mean:.3f}  {speed:,.0f} tokens/s", flush=True)
                 if time.perf_counter() - kept > SAVE_EVERY:
                     kept = time.perf_counter()
-                    keep(seconds)
-                    save(model, tokenizer, args.output)
+                    checkpoint.keep(seconds)
+                    save(checkpoint.model, tokenizer, args.output)
     except KeyboardInterrupt:
-        keep(before + time.perf_counter() - start)
-        raise SystemExit(f"Stopped at step {step}; the same command goes on from there.") from None
-    if step == begun:
+        checkpoint.keep(before + time.perf_counter() - start)
+        raise SystemExit(f"Stopped at step {checkpoint.step}; the same command goes on from there.") from None
+    if checkpoint.step == begun:
         raise SystemExit(f"{args.minutes:g} minutes have passed already; ask for more --minutes to train further.")
-    keep(before + time.perf_counter() - start)
-    save(model, tokenizer, args.output)
-    run = {**{key: str(value) for key, value in vars(args).items()}, "batch": batch, "steps": step, "losses": losses}
+    checkpoint.keep(before + time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = options()
+    args = parser.parse_args()
+    device, bf16 = machine()
+    args.batch = args.batch or (1_024 if device == "cuda" else 64)
+    tokenizer, stream = prepared(args, args.output / "work", parser)
+    describe(tokenizer, stream, device, bf16)
+    if args.prepare:
+        return
+
+    checkpoint = begin(args, tokenizer, device)
+    blocks, hide = Blocks(stream, args.length, tokenizer, device), Hide(tokenizer, args.mask, device)
+    loss = loss_with(hide, device, bf16, args.compile)
+    if args.compile:  # outside of the time, of which it could be much
+        loss(checkpoint.model, next(blocks.passes(args.batch))).backward()
+        checkpoint.model.zero_grad()
+    train(args, checkpoint, tokenizer, blocks, loss)
+    save(checkpoint.model, tokenizer, args.output)
+    told = {key: str(value) for key, value in vars(args).items()}
+    run = {**told, "batch": args.batch, "steps": checkpoint.step, "losses": checkpoint.losses}
     (args.output / "pretrain.json").write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
-    print(f"{step} steps; written to {args.output}", flush=True)
+    print(f"{checkpoint.step} steps; written to {args.output}", flush=True)
 
 
 if __name__ == "__main__":
