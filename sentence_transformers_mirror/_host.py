@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -83,7 +84,8 @@ def is_compiled(model: nn.Module) -> bool:
 def packs_linears() -> bool:
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     onednn = torch.backends.mkldnn
-    return x86 and onednn.is_available() and onednn.enabled and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    usable = x86 and onednn.is_available() and onednn.enabled and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return bool(usable)
 
 
 def pack_linear(weight: Tensor) -> Tensor:
@@ -110,7 +112,7 @@ def has_native_bf16(device: torch.device) -> bool:
     if device.type != "cpu":
         return False
     # Old releases of torch cannot be asked; a float32 run is never wrong, only slower.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
@@ -142,7 +144,8 @@ class PrivateCardCallback(SentenceTransformerModelCardCallback):
     The host has no switch for it; ``generate_widget_examples=False`` still leaves the samples in.
     """
 
-    def on_init_end(self, args, state, control, model, trainer, **kwargs) -> None:
+    # The host's own asks for a model and a trainer, where transformers has keywords.
+    def on_init_end(self, args, state, control, model, trainer, **kwargs) -> None:  # type: ignore[override]
         card = model.model_card_data
         card.widget = [{}]  # the host fills it from the corpus only where it is empty
         super().on_init_end(args, state, control, model=model, trainer=trainer, **kwargs)

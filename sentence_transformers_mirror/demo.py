@@ -14,7 +14,7 @@ try:
 except ImportError as error:
     raise ImportError("The page needs gradio: pip install 'sentence-transformers-mirror[demo]'.") from error
 
-from sentence_transformers_mirror.search.fusion import MODES
+from sentence_transformers_mirror.search.fusion import MODES, Mode
 from sentence_transformers_mirror.search.words import marked
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def page(index: SearchIndex) -> gradio.Blocks:
 
     language = index.facts()["language"]
 
-    def search(query: str, top_k: float, where: str, mode: str) -> tuple[list[list[str]], str]:
+    def search(query: str, top_k: float, where: str, mode: Mode) -> tuple[list[list[str]], str]:
         try:
             hits = index.search(query, top_k=int(top_k), where=parse_filter(where), mode=mode)
         except (TypeError, ValueError) as error:
@@ -67,7 +67,7 @@ def page(index: SearchIndex) -> gradio.Blocks:
         rows = [_row(hit, query, language, best) for hit in hits]
         return rows, f"{len(hits)} hits. Click on one to see its neighbours."
 
-    def neighbours(event: gradio.SelectData, top_k: float, where: str, mode: str) -> tuple[list[list[str]], str, str]:
+    def neighbours(event: gradio.SelectData, top_k: float, where: str, mode: Mode) -> tuple[list[list[str]], str, str]:
         text = event.row_value[_COLUMNS.index("text")]
         for mark in _MARKS:
             text = text.replace(mark, "")

@@ -111,7 +111,7 @@ def _one_at_a_time(model: SentenceTransformer) -> SentenceTransformer:
         with ONE_AT_A_TIME:
             return model.preprocess(*args, **kwargs)
 
-    twin.preprocess = preprocess
+    vars(twin)["preprocess"] = preprocess
     return twin
 
 

@@ -25,7 +25,7 @@ def load_model(model: SentenceTransformer | str | Path, local: bool = False) -> 
 
     there = Path(model).exists()
     try:
-        loaded = SentenceTransformer(str(model), **({"local_files_only": True} if local else {}))
+        loaded = SentenceTransformer(str(model), local_files_only=local)
         if loaded.supports("text"):
             loaded.encode(["a"], show_progress_bar=False)  # some damage is only seen then
     except Exception as error:  # a damaged folder raises anything

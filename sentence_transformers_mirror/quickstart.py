@@ -66,16 +66,17 @@ def run(
         KeyboardInterrupt: On Ctrl-C.
     """
     start = time.perf_counter()
-    model_dir = None if output_dir is None else Path(output_dir) / "model"
+    model_dir = None
     if output_dir is not None:
+        model_dir = Path(output_dir) / "model"
         refuse_model(model_dir, overwrite)
         refuse_taken(Path(output_dir) / "index", overwrite)
-    if model_dir is not None:
         model_dir.mkdir(parents=True, exist_ok=True)  # now, rather than fail after a minute
     docstrings = read_docstrings()
     training, pairs = split(docstrings, seed)
     pairs = random.Random(seed).sample(pairs, min(max_pairs, len(pairs)))
-    parts = Parts(*map(list, zip(*pairs, strict=True)), np.arange(len(pairs)), "first sentence and the rest")
+    firsts, rests = map(list, zip(*pairs, strict=True))
+    parts = Parts(firsts, rests, np.arange(len(pairs)), "first sentence and the rest")
 
     def measured(name: str) -> Measurement:
         logger.info(f"Ranking {len(pairs):,} held-out docstrings {name} ...")
@@ -87,14 +88,17 @@ def run(
     before = measured("before tuning")
     logger.info(f"Tuning on {min(max_documents, len(training)):,} docstrings of other modules ...")
     # What is measured here says more than the few documents that a guard could set aside.
-    options = {
-        "output_dir": model_dir,
-        "max_texts": max_documents,
-        "seed": seed,
-        "guard": False,
-        "overwrite": overwrite,
-    }
-    tuning = mirror_tune(model, training, RECIPE, epochs=1, **options)
+    tuning = mirror_tune(
+        model,
+        training,
+        RECIPE,
+        output_dir=model_dir,
+        max_texts=max_documents,
+        seed=seed,
+        guard=False,
+        overwrite=overwrite,
+        epochs=1,
+    )
     if tuning.interrupted:
         raise KeyboardInterrupt
     after = measured("after tuning")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import Literal
 
 from sentence_transformers_mirror.cli.arguments import add_index, add_index_verb, add_model, check_choice
 from sentence_transformers_mirror.cli.messages import NO_HITS, complain
@@ -72,20 +73,22 @@ def run(args: argparse.Namespace) -> int:
     return 0 if hits else NO_HITS
 
 
-def _threshold(text: str | None) -> float | str | None:
-    if text in (None, "auto"):
-        return text
+def _threshold(text: str | None) -> float | Literal["auto"] | None:
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
     try:
         return float(text)
     except ValueError:
         raise ValueError(f'--threshold is a number from -1 to 1 or "auto", not {text!r}.') from None
 
 
-def _check_threshold(threshold: float | str | None, mode: str) -> None:
+def _check_threshold(threshold: float | Literal["auto"] | None, mode: str) -> None:
     if mode == "words":
-        if threshold == "auto" or (threshold is not None and not threshold >= 0):
+        if threshold == "auto" or (isinstance(threshold, float) and not threshold >= 0):
             raise ValueError(f"--threshold is a BM25 score with --mode words, a number from 0, not {threshold}.")
-    elif threshold not in (None, "auto") and not -1 <= threshold <= 1:
+    elif isinstance(threshold, float) and not -1 <= threshold <= 1:
         raise ValueError(f'--threshold is a number from -1 to 1 or "auto", not {threshold}.')
 
 

@@ -53,7 +53,7 @@ class LabelledSet:
     suite: str
     name: str
     metrics: tuple[str, ...]
-    evaluator: BaseEvaluator | None
+    evaluator: LinkingEvaluator | EmbeddingSimilarityEvaluator | None
     size: int
 
 
@@ -133,8 +133,9 @@ def evaluate(
             scores.append(Score(one.suite, one.name, metric, None if value is None else 100 * float(value), one.size))
     if suite in ("sts", "all"):
         seven = [score for score in scores if score.name in SEVEN]
-        absent = any(score.value is None for score in seven)
-        mean = None if absent else statistics.mean(score.value for score in seven)
+        values = [score.value for score in seven if score.value is not None]
+        absent = len(values) < len(seven)
+        mean = None if absent else statistics.mean(values)
         size = 0 if absent else sum(score.size for score in seven)
         scores.append(Score("sts", "average of seven", seven[0].metric, mean, size))
     return scores
@@ -152,6 +153,9 @@ def labelled_sets(folder: str | Path, suite: str = "all", batch_size: int = 64) 
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"There is no folder {str(folder)!r}: name the one that holds the labelled sets.")
     found = []
+    metrics: tuple[str, ...]
+    labels: Linking | Pairs | None
+    evaluator: LinkingEvaluator | EmbeddingSimilarityEvaluator | None
     for kind in SUITES if suite == "all" else [suite]:
         for name in SUITES[kind]:
             if kind == "linking":
@@ -190,7 +194,7 @@ class LinkingEvaluator(BaseEvaluator):
         super().__init__()
         self.linking, self.name = linking, name
 
-    def __call__(
+    def __call__(  # type: ignore[override]  # of its own models only, as the host's are
         self, model: SentenceTransformer, output_path: str | None = None, epoch: int = -1, steps: int = -1
     ) -> dict[str, float]:
         mentions, names = self.linking.mentions, self.linking.names

@@ -197,10 +197,10 @@ def _multi_simlex(path: Path, language: str) -> Iterator[Row]:
                 raise ValueError(
                     f"{path} and {scores.name} have different numbers of lines: take both of one release."
                 )
-            cells = [row.get(f"{language} 1"), row.get(f"{language} 2"), mean.get(language)]
-            if None in cells:
+            first, second, score = row.get(f"{language} 1"), row.get(f"{language} 2"), mean.get(language)
+            if first is None or second is None or score is None:
                 raise ValueError(f"{place} has no columns for {language}: repair the line.")
-            yield _pair(place, *cells)
+            yield _pair(place, first, second, score)
 
 
 def _ids(text: str) -> frozenset[str]:

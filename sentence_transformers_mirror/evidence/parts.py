@@ -92,26 +92,26 @@ def split_parts(
         ("", text) if isinstance(text, str) else split_title(text[0] or "", text[1]) for text in dict.fromkeys(texts)
     ]
     random.Random(seed).shuffle(documents)
-    texts, titled = [body for _, body in documents], [document for document in documents if document[0]]
+    bodies, titled = [body for _, body in documents], [document for document in documents if document[0]]
     if structure == "single":
-        parts = _singles(texts, max_documents, seed)
+        parts = _singles(bodies, max_documents, seed)
     elif structure == "title":
         parts = _titles(titled, max_documents)
     else:
         cut, words = _STRUCTURES["first" if structure == "auto" else structure]
         # A model reads no more of a text.
-        sentences = (list(split_sentences(text[:_READ], language)) for text in texts)
+        sentences = (list(split_sentences(text[:_READ], language)) for text in bodies)
         parts = _distinct(map(cut, sentences), max_documents, words)
         if structure == "auto" and parts.texts < _LEAST_DOCUMENTS:
-            parts = _titles(titled, max_documents) if titled else _singles(texts, max_documents, seed)
+            parts = _titles(titled, max_documents) if titled else _singles(bodies, max_documents, seed)
     if parts.texts < _LEAST_DOCUMENTS:
         raise ValueError(
-            f"Only {parts.texts} of {len(texts)} texts have parts to rank ({parts.structure}), and "
+            f"Only {parts.texts} of {len(bodies)} texts have parts to rank ({parts.structure}), and "
             f"{_LEAST_DOCUMENTS} are needed to say anything: give more texts."
         )
-    if (used := parts.texts) < min(max_documents, len(texts)) / 2:
+    if (used := parts.texts) < min(max_documents, len(bodies)) / 2:
         logger.warning(
-            f"Only {used:,} of {len(texts):,} texts have such parts ({parts.structure}), and the others do not count."
+            f"Only {used:,} of {len(bodies):,} texts have such parts ({parts.structure}), and the others do not count."
         )
     return parts
 
@@ -153,8 +153,9 @@ def _singles(texts: Sequence[str], max_documents: int, seed: int) -> Parts:
 
 def _distinct(documents: Iterable[Sequence[tuple[str, str]]], most: int, structure: str) -> Parts:
     """What is there twice has no one right passage."""
-    queries, passages, numbers, seen = [], [], [], set()
-    number = 0
+    queries: list[str] = []
+    seen: set[str] = set()
+    passages, numbers, number = [], [], 0
     for pairs in documents:
         if number == most:
             break

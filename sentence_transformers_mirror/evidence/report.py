@@ -87,7 +87,7 @@ def write_report(
     parts = split_parts(texts, structure, language=language, seed=seed)
     models = [load_model(model) for model in (before, after)]
     measured = [measure(model, parts) for model in models]
-    found = judge(*measured, parts, seed=seed)
+    found = judge(measured[0], measured[1], parts, seed=seed)
     scores = [] if labels is None else [evaluate(model, labels) for model in models]
     figures = {
         "ranks": _ranks(parts, measured, seed),

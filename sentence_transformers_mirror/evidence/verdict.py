@@ -169,8 +169,8 @@ def compare(
         texts = zip(dataset["title"], dataset["text"], strict=True) if titled else dataset["text"]
     refuse_no_texts(texts)
     parts = split_parts(texts, structure, language=language, max_documents=max_documents, seed=seed)
-    measured = [measure(load_model(model), parts) for model in (before, after)]
-    return judge(*measured, parts, least_gain, least_loss, seed)
+    first, second = (measure(load_model(model), parts) for model in (before, after))
+    return judge(first, second, parts, least_gain, least_loss, seed)
 
 
 def measure(model: SentenceTransformer, parts: Parts, prompt: str | None = None) -> Measurement:

@@ -55,10 +55,11 @@ def _approximate(
 ) -> Near:
     # A structure looks at so many rows, whether they are allowed or not: the fewer are, the more it has to look at.
     effort = min(math.ceil(structure.effort * len(vectors) / size), structure.limit)
-    scores = rows = None
+    found: Near | None = None
+    coarse: np.ndarray | None
     pending = np.arange(len(queries))
     for _ in range(4):
-        asked = queries if scores is None else queries[pending]
+        asked = queries if found is None else queries[pending]
         try:
             coarse, near = structure.candidates(asked, top_k, allowed, effort)
         except RuntimeError:  # this structure takes no selector
@@ -66,25 +67,25 @@ def _approximate(
         if len(structure.order) < len(vectors):
             near = np.concatenate([near, scan(vectors, asked, top_k, allowed, len(structure.order))[1]], axis=1)
             coarse = None
-        if scores is None:
+        if found is None:
             # Nearly always all is there at once. In Python: the first call of a numpy function after FAISS has swept
             # the caches takes longer than a loop over ten numbers.
             if near.shape[1] >= top_k and not any(-1 in line for line in near.tolist()):
                 return _settled(vectors, structure, queries, coarse, near, top_k)
-            scores, rows = np.empty((len(queries), top_k), np.float32), np.empty((len(queries), top_k), np.int64)
+            found = np.empty((len(queries), top_k), np.float32), np.empty((len(queries), top_k), np.int64)
         enough = np.count_nonzero(near >= 0, axis=1) >= top_k
         if enough.any():
             done = pending[enough]
-            scores[done], rows[done] = rescored(vectors, queries[done], near[enough], top_k)
+            found[0][done], found[1][done] = rescored(vectors, queries[done], near[enough], top_k)
             pending = pending[~enough]
         if not len(pending) or effort >= structure.limit:
             break
         effort = min(2 * effort, structure.limit)
-    if scores is None:
+    if found is None:
         return exact(vectors, queries, top_k, allowed)
     if len(pending):
-        scores[pending], rows[pending] = exact(vectors, queries[pending], top_k, allowed)
-    return scores, rows
+        found[0][pending], found[1][pending] = exact(vectors, queries[pending], top_k, allowed)
+    return found
 
 
 def _settled(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
@@ -34,8 +34,9 @@ logger = logging.getLogger(__name__)
 class Asked(Base):
     """What readers do, at the same time as writers if need be."""
 
+    # A string is a sequence of strings, too; a type checker takes the first that fits.
     @overload
-    def search(
+    def search(  # type: ignore[overload-overlap]
         self,
         query: str,
         top_k: int = 10,
@@ -149,7 +150,8 @@ class Asked(Base):
         candidates: int,
     ) -> list[Hit] | list[list[Hit]]:
         """What ``search`` gives for all that is more than a search by meaning in texts that are not cut."""
-        queries, single = query, isinstance(query, str)
+        queries: Any = query
+        single = isinstance(query, str)
         if mode != "meaning" or rerank is not None:
             if isinstance(query, np.ndarray) and query.dtype.kind in "fiu":
                 what = f"A search by {mode}" if rerank is None else "A second look"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +53,7 @@ class Changed(Base):
         """
         batch_size = None if batch_size is None else whole_number(batch_size, "batch_size", 1)
         state = self._state
-        with progress(len(texts) if hasattr(texts, "__len__") else None, show_progress) as bar:
+        with progress(len(texts) if isinstance(texts, Sized) else None, show_progress) as bar:
             read, given = [], []
             rows = 0
             for window in windows(texts, ids, metadata, WINDOW):
@@ -111,11 +111,13 @@ class Changed(Base):
         """
         batch_size = None if batch_size is None else whole_number(batch_size, "batch_size", 1)
         ids = plain(ids)
+        bodies: Any = texts  # `windows` looks at what these are
+        extra: Any = metadata
         if isinstance(ids, (int, str)):
-            ids, texts = [ids], [texts]
-            metadata = None if metadata is None else [metadata]
+            ids, bodies = [ids], [texts]
+            extra = None if metadata is None else [metadata]
         ids = [check_id(item) for item in ids]
-        new = list(windows(texts, ids, metadata, max(len(ids), 1)))
+        new = list(windows(bodies, ids, extra, max(len(ids), 1)))
         if sum(len(window.texts) for window in new) != len(ids):
             raise ValueError(f"There are fewer texts than the {len(ids)} ids: pass one per id.")
         state = self._state

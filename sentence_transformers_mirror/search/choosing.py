@@ -202,7 +202,7 @@ def _tuned(
     others[held_out] = False
     queries = vectors.take(held_out)
     truth = exact(vectors, queries, min(RECALL_AT, int(others.sum())), others)[0]
-    best: tuple[Structure, dict[str, Any]] | None = None
+    best: tuple[Structure, dict[str, Any]] = structure, {"recall_bound": -1.0}  # below that of any trial
     for depth in (structure.depth, 4 * structure.depth):
         effort, before = 1, 0.0
         while True:
@@ -212,7 +212,7 @@ def _tuned(
             # What scores as much as the last true hit is as good as it: equal texts tie.
             mean = float((scores >= truth[:, -1:] - MARGIN).mean())
             bound = wilson_bound(mean, len(held_out))
-            if best is None or bound > best[1]["recall_bound"]:
+            if bound > best[1]["recall_bound"]:
                 best = trial, {"recall": mean, "recall_bound": bound, "sample": len(held_out)}
             if bound >= target:
                 return best

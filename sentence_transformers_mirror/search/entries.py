@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
@@ -102,7 +102,7 @@ def windows(
             check_text(text, f"texts[{position}]")
         extra = []
         for name, column in zip(("ids", "metadata"), columns, strict=True):
-            values = None if column is None else list(itertools.islice(column, len(taken)))
+            values: list[Any] | None = None if column is None else list(itertools.islice(column, len(taken)))
             if values is not None and len(values) < len(taken):
                 count = (
                     f"{read + len(values)} {name} for {'at least ' if len(taken) == size else ''}{read + len(taken)}"
@@ -225,7 +225,7 @@ def _strings(texts: Iterable[str] | Dataset | Path) -> Iterable[str]:
     if names is not None:
         if "text" not in names:
             raise ValueError(f"The dataset has no column 'text' but {names}: pass dataset[column].")
-        return (row["text"] for row in texts.select_columns(["text"]))
+        return (row["text"] for row in cast("Dataset", texts).select_columns(["text"]))
     return texts
 
 

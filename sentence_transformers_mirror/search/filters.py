@@ -83,7 +83,8 @@ def _comparable(value: Any) -> tuple[bool, Any]:
 def _column(segment: Segment, key: str) -> _Column:
     """Made once per segment and key, since a segment never changes."""
     if key not in segment.columns:
-        rows, codes, values = [], [], {}
+        rows, codes = [], []
+        values: dict[tuple[bool, Any], int] = {}
         for row, metadata in enumerate(segment.all_metadata()):
             if key in metadata:
                 found = metadata[key]

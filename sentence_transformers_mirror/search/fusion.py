@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from sentence_transformers_mirror.search import ann, words
 from sentence_transformers_mirror.search.scan import products
 from sentence_transformers_mirror.search.snapshot import Snapshot
 
-MODES = ("meaning", "words", "both")
+Mode = Literal["meaning", "words", "both"]
+MODES: tuple[Mode, ...] = ("meaning", "words", "both")
 FUSIONS = ("convex", "rrf")
 WEIGHT = 0.3  # of meaning; chosen in benchmarks/hybrid.py, on other sets than the one that is reported
 _CANDIDATES = 100  # of each search, at least: a text that is far down in both is no hit of theirs together
@@ -137,7 +138,7 @@ def by_both(
     depth = max(_CANDIDATES, top_k)
     lexicon = snapshot.lexicon
     _, near = ann.search(snapshot.vectors, snapshot.loaded, vectors, depth, allowed)
-    found = []
+    found: list[list[Found]] = []
     for vector, rows, asked in zip(vectors, near, lexicon.asked(queries), strict=True):
         terms = lexicon.weighed(asked)
         rows = np.union1d(rows, words.best(terms, len(lexicon), depth, allowed)[1])

@@ -84,7 +84,7 @@ class Hit:
 # A frozen dataclass is written to past its own guard.
 _new, _set_score, _set_snapshot, _set_row = (
     object.__new__,
-    Hit.score.__set__,
-    Hit._snapshot.__set__,
-    Hit._row.__set__,
+    vars(Hit)["score"].__set__,
+    vars(Hit)["_snapshot"].__set__,
+    vars(Hit)["_row"].__set__,
 )

@@ -247,7 +247,7 @@ def _kept(value: Any) -> Any:
 def _tokenizer(model: SentenceTransformer) -> Any:
     """Vocabulary, normaliser and the rest; not the padding and truncation of the call before."""
     tokenizer = getattr(model, "tokenizer", None)
-    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    backend: Any = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if hasattr(backend, "to_str"):
         written = json.loads(backend.to_str())
         for passing in ("padding", "truncation", "decoder", "version"):

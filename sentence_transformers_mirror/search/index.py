@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +108,7 @@ class SearchIndex(Asked, Changed, Kept):
             raise ValueError("There is nothing to index: pass at least one text.")
         encoder = Encoder(model, dimensions)
         cutter = None if passages is None else Cutter(encoder.model, passages)
-        total = len(texts) if hasattr(texts, "__len__") and cutter is None else None
+        total = len(texts) if isinstance(texts, Sized) and cutter is None else None
 
         rows = of_texts(encoder, itertools.chain([first], entries), cutter, batch_size, total, show_progress)
         return cls._made(rows, encoder=encoder, choice=choice, language=language, passages=passages, path=path)

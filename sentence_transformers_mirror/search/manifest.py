@@ -30,7 +30,7 @@ def write_segment(save: Save, segment: Segment, language: str | None) -> dict[st
     """The record of a segment and its words, which are written if the folder does not hold them yet."""
     record = segment.files[1] if segment.files is not None and segment.files[0] == save.home else {}
     if not record or not save.has(record):
-        if segment.mapped and not unharmed(*segment.files):
+        if segment.mapped and segment.files is not None and not unharmed(*segment.files):
             raise store.BrokenIndexError(
                 f"Files of the index in {segment.files[0]} were damaged or deleted since it was opened: restore the "
                 "folder from a copy or build the index again."
@@ -49,15 +49,15 @@ def write_segment(save: Save, segment: Segment, language: str | None) -> dict[st
 
 def read_words_later(segment: Segment, folder: Path) -> None:
     """Let the words that a save has just written be read from where they lie."""
-    if segment.read_words is None and segment.words_now() is None:
+    if segment.files is not None and segment.read_words is None and segment.words_now() is None:
         parts = segment.files[1]["words"]["parts"]
         with contextlib.suppress(store.BrokenIndexError, OSError):  # only a cache, and the index is saved
             blobs = [Blob(folder, part["file"], mapped=True) for part in parts]
             segment.read_words = functools.partial(_read_words, blobs, parts)
 
 
-def _files(kept: dict[str, Any]) -> dict[int, Any]:
-    return {number: part["file"] for number, part in enumerate(kept["parts"])}
+def _files(kept: dict[str, Any]) -> dict[str, Any]:
+    return {str(number): part["file"] for number, part in enumerate(kept["parts"])}
 
 
 def write_removed(save: Save, snapshot: Snapshot) -> dict[str, Any] | None:

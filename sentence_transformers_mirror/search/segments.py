@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +18,7 @@ import pyarrow as pa
 from sentence_transformers_mirror.errors import BrokenIndexError
 from sentence_transformers_mirror.printable import printable
 from sentence_transformers_mirror.search import words
-
-if TYPE_CHECKING:
-    pass
+from sentence_transformers_mirror.search.words import Postings
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +52,8 @@ class Segment:
         self.mapped = mapped
         self.files = files
         self.columns: dict[str, Any] = {}  # of metadata, kept by filters.py
-        self.read_words: Callable[[], tuple[words.Postings, ...]] | None = None  # where they lie on disk
-        self._words: tuple[words.Postings, ...] | None = None
+        self.read_words: Callable[[], tuple[Postings, ...]] | None = None  # where they lie on disk
+        self._words: tuple[Postings, ...] | None = None
         self._entries = entries
 
     def __len__(self) -> int:
@@ -71,7 +69,7 @@ class Segment:
     def _cells(self) -> tuple[pa.ChunkedArray, ...]:
         return tuple(self.entries.columns)  # a table makes them anew each time, which takes as long as reading a row
 
-    def words(self, language: str | None) -> tuple[words.Postings, ...]:
+    def words(self, language: str | None) -> tuple[Postings, ...]:
         """Which texts hold which words; made when it is first needed. The language of an index is always the same."""
         read = self.read_words  # which another thread may take away
         if self._words is None and read is not None:
@@ -88,7 +86,7 @@ class Segment:
             self._words = tuple(words.postings(self.passages(), language))
         return self._words
 
-    def words_now(self) -> tuple[words.Postings, ...] | None:
+    def words_now(self) -> tuple[Postings, ...] | None:
         """The words, if they are in memory."""
         return self._words
 

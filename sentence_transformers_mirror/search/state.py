@@ -6,7 +6,7 @@ encoder of another, and a change that is broken off has not happened.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -65,7 +65,7 @@ class State:
         return list(rows.values())
 
 
-def identity(encoder: Encoder | None, known: dict[str, Any] | None = None) -> dict[str, Any]:
+def identity(encoder: Encoder | None, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What an index keeps of its model; of an encoder without a name the name that is known."""
     known = known or {}
     if encoder is None:

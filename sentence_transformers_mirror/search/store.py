@@ -87,7 +87,8 @@ def _read(folder: Path, index: dict[str, Any], mapped: bool) -> Contents:
         check_manifest(index)
     except ValueError as error:
         raise BrokenIndexError(f"{folder / MANIFEST} describes no index, {error}: {CURE}.") from error
-    segments, blobs, words, lost = [], [], [], False
+    segments, blobs, lost = [], [], False
+    words: list[list[Blob] | None] = []
     schema, home = entries_schema(index.get("passages")), str(folder.resolve())
     for record in index["segments"]:
         segment, files = read_segment(folder, record, index["dimension"], schema, mapped)
@@ -98,8 +99,8 @@ def _read(folder: Path, index: dict[str, Any], mapped: bool) -> Contents:
         words.append(None)
         if record.get("words") is not None:
             try:
-                words[-1] = [Blob(folder, part["file"], mapped) for part in record["words"]["parts"]]
-                blobs += words[-1]
+                words[-1] = mine = [Blob(folder, part["file"], mapped) for part in record["words"]["parts"]]
+                blobs += mine
             except (BrokenIndexError, FileNotFoundError):
                 lost = True
                 segment.files = home, {**record, "words": None}

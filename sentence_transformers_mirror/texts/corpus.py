@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -141,7 +142,7 @@ def load_corpus(
     return Dataset(table, fingerprint=uuid4().hex), report
 
 
-def _read(source: object, column: str | None, title: str | None, dropped: dict[str, int]) -> Iterator[tuple[str, str]]:
+def _read(source: Any, column: str | None, title: str | None, dropped: dict[str, int]) -> Iterator[tuple[str, str]]:
     """Titles, empty where there is none, and texts."""
     if isinstance(source, (str, Path)):
         yield from _read_path(Path(source), column, title, dropped)

@@ -102,7 +102,9 @@ def split(docstrings: list[Docstring], seed: int) -> tuple[list[str], list[tuple
     return list(dict.fromkeys(d.text for d in training)), pairs
 
 
-def _documented(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
+def _documented(
+    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str
+) -> Iterator[tuple[str, str]]:
     if text := ast.get_docstring(node):
         yield name, text
     for child in node.body:
@@ -112,7 +114,7 @@ def _documented(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
 
 def sentences(docstring: str) -> list[str]:
     """The sentences of a docstring, without signatures, examples, tables and fragments."""
-    found = []
+    found: list[str] = []
     for paragraph in re.split(r"\n\s*\n", docstring):
         lines = []
         for line in map(str.strip, paragraph.splitlines()):

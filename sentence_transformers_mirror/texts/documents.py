@@ -41,8 +41,8 @@ def read_sections(path: Path) -> Iterator[tuple[str, str]]:
     parser = _Sections()
     parser.feed(_TO_HTML[path.suffix.lower()](text))
     parser.close()
-    for title, body in parser.sections:
-        title, body = (" ".join("".join(parts).split()) for parts in (title, body))
+    for section in parser.sections:
+        title, body = (" ".join("".join(parts).split()) for parts in section)
         if title or body:
             yield title, body
 

@@ -14,9 +14,9 @@ import math
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
-from io import TextIOWrapper
+from io import BufferedReader, TextIOWrapper
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Literal
 
 from sentence_transformers_mirror.printable import printable
 from sentence_transformers_mirror.texts.documents import has_headings, read_sections
@@ -153,7 +153,7 @@ def _suffix(path: Path) -> str:
     return (Path(path.stem).suffix if path.suffix.lower() == ".gz" else path.suffix).lower()
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> gzip.GzipFile | BufferedReader:
     return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
 
 
@@ -184,11 +184,10 @@ def _sections(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _cells(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a text may be long
-    quoting = csv.QUOTE_MINIMAL
-    if delimiter == "\t" and not _is_quoted(path):
-        quoting = csv.QUOTE_NONE
+    quoted = delimiter != "\t" or _is_quoted(path)
     with _open(path) as binary, TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=quoting == csv.QUOTE_MINIMAL)
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=quoted)
         try:
             header = next((row for row in reader if row), [])
             twice = [name for name in header if name and header.count(name) > 1]
@@ -201,8 +200,7 @@ def _cells(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
                         "put cells that contain the delimiter between quotation marks."
                     )
                 if row:
-                    row += [None] * (len(header) - len(row))
-                    yield f"line {reader.line_num}", dict(zip(header, row, strict=True))
+                    yield f"line {reader.line_num}", dict(itertools.zip_longest(header, row))
         except csv.Error as error:
             raise ValueError(f"Line {reader.line_num} of {str(path)!r} cannot be read: {error}.") from error
 

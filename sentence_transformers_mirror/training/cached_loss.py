@@ -107,14 +107,16 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
         batch = self.batch(sentence_features, labels)
         packed = pack(batch.columns, self._mini_batches, batch.layout)
         # The host hands what it calls labels through to calculate_loss; kept there, two steps cannot mix.
-        return self.forward_cached(packed.parts, _Step(packed, batch))
+        step: Any = _Step(packed, batch)
+        return self.forward_cached(packed.parts, step)
 
     def _mini_batches(self, lengths: np.ndarray) -> list[np.ndarray]:
         """Rows of like length together; as many mini-batches for any lengths, as DDP needs."""
         order = np.argsort(lengths, kind="stable")
         return np.split(order, range(self.mini_batch_size, len(order), self.mini_batch_size))
 
-    def calculate_loss(self, reps: list[list[Tensor]], labels: _Step, *, with_backward: bool = False) -> Tensor:
+    # The host says what labels and random states are, and only hands them through: here a _Step and a _Replay.
+    def calculate_loss(self, reps: list[list[Tensor]], labels: Any = None, *, with_backward: bool = False) -> Tensor:
         embeddings = labels.packed.unpack([torch.cat(part) for part in reps])
         loss = chunked_nt_xent(temperature=self.temperature, **self.gathered(embeddings, labels.batch))
         if with_backward:
@@ -128,8 +130,8 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
         end: int,
         with_grad: bool,
         copy_random_state: bool,
-        random_state: _Replay | None = None,
-    ) -> tuple[Tensor, _Replay]:
+        random_state: Any = None,
+    ) -> tuple[Tensor, Any]:
         state = dropout_state(self.model)
         if random_state is not None and random_state.dropout != state:
             raise RuntimeError(
@@ -139,7 +141,10 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
             )
         device = sentence_feature["input_ids"].device.type
         context = None
-        autocast = {"enabled": torch.is_autocast_enabled(device), "dtype": torch.get_autocast_dtype(device)}
+        autocast: dict[str, Any] = {
+            "enabled": torch.is_autocast_enabled(device),
+            "dtype": torch.get_autocast_dtype(device),
+        }
         if random_state is not None:
             # A Trainer leaves its autocast region before it calls backward.
             context, autocast = random_state.context, random_state.autocast

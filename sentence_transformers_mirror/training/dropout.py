@@ -13,6 +13,7 @@ from functools import partial
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from sentence_transformers_mirror import _host
 
@@ -121,7 +122,7 @@ def drophead(model: SentenceTransformer, p: float) -> Iterator[None]:
             _host.set_attention(encoder, name)
 
 
-def _use_drophead(encoder: nn.Module, name: str, p: float) -> None:
+def _use_drophead(encoder: PreTrainedModel, name: str, p: float) -> None:
     # Eager attention is a function of each architecture's own file; sdpa computes the same and can be wrapped.
     base = "sdpa" if name == "eager" else name
     attention, mask = _host.attention_functions(base)

@@ -183,13 +183,12 @@ class Guard(TrainerCallback):
         Returns:
             What was found on the best, and which weights the model has now.
         """
-        if self._measured != step:  # Ctrl-C
-            self._look(step)
         best = self.best
+        if best is None or self._measured != step:  # Ctrl-C
+            best = self._look(step)
         with suppress(KeyboardInterrupt):  # all steps are taken; the best so far is kept
             self.model.load_state_dict({name: _mean(tensor, original[name]) for name, tensor in best.weights.items()})
-            self._look(best.step, averaged=True)
-        best = self.best
+            best = self._look(best.step, averaged=True)
         evidence = judge(self.before, best.measurement, self.parts, seed=seed)
         if evidence.verdict == "worse" and not keep_worse:
             logger.warning(
@@ -202,7 +201,8 @@ class Guard(TrainerCallback):
         self.model.load_state_dict(best.weights)
         return Guarded(evidence, best.step, best.averaged, self.seconds)
 
-    def _look(self, step: int, averaged: bool = False) -> None:
+    def _look(self, step: int, averaged: bool = False) -> Candidate:
+        """Measure the weights; gives the best so far."""
         try:
             measurement = self._measure()
         except ValueError as error:
@@ -214,6 +214,7 @@ class Guard(TrainerCallback):
         if self.best is None or measurement.ranks.mean() > self.best.measurement.ranks.mean():
             weights = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
             self.best = Candidate(measurement, step, averaged, weights)
+        return self.best
 
     def _measure(self) -> Measurement:
         start = time.perf_counter()

@@ -224,7 +224,8 @@ class MirrorLoss(nn.Module):
         rank = 0
         if self.gather_across_devices:
             rank = get_rank()
-            a, b, negatives = (None if x is None else all_gather_with_grad(x) for x in (a, b, negatives))
+            a, b = all_gather_with_grad(a), all_gather_with_grad(b)
+            negatives = None if negatives is None else all_gather_with_grad(negatives)
             row_ids, negative_ids = (None if x is None else all_gather(x) for x in (row_ids, negative_ids))
         return {
             "a": a,
@@ -274,7 +275,7 @@ class MirrorLoss(nn.Module):
 def _one_tokenizer(model: SentenceTransformer) -> Any:
     """The tokenizer of all routes of a model; masks are drawn with the vocabulary of one."""
     first = model[0]
-    routes = [route[0] for route in first.sub_modules.values()] if isinstance(first, Router) else [first]
+    routes = [next(route.children()) for route in first.sub_modules.values()] if isinstance(first, Router) else [first]
     tokenizers = [getattr(route, "tokenizer", None) for route in routes]
     vocabularies = [None if tokenizer is None else tokenizer.get_vocab() for tokenizer in tokenizers]
     if any(vocabulary != vocabularies[0] for vocabulary in vocabularies):

@@ -63,7 +63,7 @@ def plan_groups(lengths: np.ndarray, groups: int) -> list[np.ndarray]:
     return parts
 
 
-def group_width(longest: np.ndarray | int) -> np.ndarray | np.integer:
+def group_width(longest: np.ndarray | int) -> Any:
     """Tokens that a group is embedded at: those of its longest row, rounded up to a multiple of 2 up to 32, of 4 up
     to 64, of 8 up to 128, and so on: eight widths an octave."""
     step = 2 ** np.maximum(1, np.frexp(longest)[1] - 4)

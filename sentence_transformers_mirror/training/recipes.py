@@ -6,6 +6,7 @@ Sections, tables and figures are those of the Mirror-BERT paper (arXiv 2104.0802
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
@@ -117,7 +118,7 @@ def resolve(recipe: str | Recipe, **overrides: object) -> Recipe:
     return recipe
 
 
-def _suggest(name: str, known: object) -> str:
+def _suggest(name: str, known: Iterable[str]) -> str:
     close = get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 

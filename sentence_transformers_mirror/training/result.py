@@ -48,7 +48,7 @@ class TuningResult:
     @property
     def evidence(self) -> Evidence | None:
         """The guard's verdict on texts held out; None without a guard."""
-        return self.guard and self.guard.evidence
+        return None if self.guard is None else self.guard.evidence
 
     @property
     def kept_step(self) -> int:

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -49,14 +50,15 @@ class MirrorTrainer(SentenceTransformerTrainer):
         self.remove_callback(_host.PrinterCallback)
         self.remove_callback(_host.ProgressCallback)
 
-    def get_batch_sampler(self, dataset: Dataset, *, generator: torch.Generator, **kwargs) -> DefaultBatchSampler:
-        return DefaultBatchSampler(Shuffled(len(dataset), generator), generator=generator, **kwargs)
+    def get_batch_sampler(self, dataset: Dataset, *args: Any, **kwargs: Any) -> DefaultBatchSampler:
+        return DefaultBatchSampler(Shuffled(len(dataset), kwargs["generator"]), *args, **kwargs)
 
-    def compute_loss_context_manager(self) -> AbstractContextManager:
+    # The host only enters it.
+    def compute_loss_context_manager(self) -> AbstractContextManager:  # type: ignore[override]
         return torch.autocast(self.args.device.type, torch.bfloat16) if self.autocast_bf16 else nullcontext()
 
     def compute_loss(self, *args, **kwargs) -> Tensor:
-        loss = super().compute_loss(*args, **kwargs)
+        loss = cast(Tensor, super().compute_loss(*args, **kwargs))  # nobody asks for the outputs
         if not len(self.step_losses):
             self.step_losses = torch.zeros(self.state.max_steps, device=loss.device)
         self.step_losses[self.state.global_step] = loss.detach()
@@ -100,7 +102,7 @@ class Progress(TrainerCallback):
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.bar: tqdm | None = None
+        self.bar = tqdm(disable=True)
         self.trainer: MirrorTrainer
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
@@ -118,9 +120,9 @@ class Progress(TrainerCallback):
                 step = int(losses.isfinite().logical_not().nonzero()[0]) + 1
                 raise FloatingPointError(f"The loss is not a number at step {step}: {self._cause(step)}")
 
-    def on_train_end(self, args, state, control, model, **kwargs) -> None:
+    def on_train_end(self, args, state, control, **kwargs) -> None:
         self.bar.close()
-        if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        if not all(parameter.isfinite().all() for parameter in kwargs["model"].parameters()):
             raise FloatingPointError(f"Weights are not numbers after step {state.global_step}: {self._cause(2)}")
 
     def _cause(self, step: int) -> str:
@@ -151,8 +153,7 @@ def train(trainer: MirrorTrainer, progress: Progress) -> bool:
         )
         return True
     finally:
-        if progress.bar is not None:
-            progress.bar.close()
+        progress.bar.close()
         trainer.model.zero_grad()
     return False
 
@@ -161,6 +162,7 @@ def arguments(
     model: SentenceTransformer, recipe: Recipe, workspace: str, seed: int, texts: int
 ) -> SentenceTransformerTrainingArguments:
     """What the host's Trainer is told: the recipe's values, and to keep and report nothing."""
+    assert recipe.learning_rate is not None  # planned
     on_cpu = model.device.type == "cpu"
     # A last, smaller batch would have fewer negatives and so another loss; the paper's code drops it, too.
     drop_last = texts >= recipe.batch_size

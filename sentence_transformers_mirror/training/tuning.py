@@ -98,7 +98,7 @@ def mirror_tune(
     if output_dir is not None:
         refuse_model(output_dir, overwrite)
     model = _load(model)
-    if prompt is None:
+    if prompt is None and model.default_prompt_name is not None:
         prompt = model.prompts.get(model.default_prompt_name)
     plan = _planned(model, texts, recipe, max_texts, seed, prompt, guard, split_sentences)
     if output_dir is not None:
@@ -268,7 +268,7 @@ def _run(
     return _Run(trainer, losses, seconds, interrupted, before, guarded)
 
 
-def _evaluated(evaluator: BaseEvaluator | None, model: SentenceTransformer) -> dict[str, object]:
+def _evaluated(evaluator: BaseEvaluator | None, model: SentenceTransformer) -> dict[str, float]:
     """What an evaluator says, in numbers of Python; one that returns a number says ``score``."""
     found = {} if evaluator is None else evaluator(model)
     found = found if isinstance(found, dict) else {"score": found}
@@ -277,11 +277,10 @@ def _evaluated(evaluator: BaseEvaluator | None, model: SentenceTransformer) -> d
 
 def _loss(model: SentenceTransformer, recipe: Recipe) -> MirrorLoss:
     mask = None if recipe.mask is None else TokenSpanMask(recipe.mask, recipe.mask_min_length)
-    options: dict[str, object] = {"labels_are_ids": recipe.views is not None}
-    if recipe.mini_batch_size is None:
-        return MirrorLoss(model, recipe.temperature, mask, recipe.ignore_duplicates, **options)
-    options["mini_batch_size"] = recipe.mini_batch_size
-    return CachedMirrorLoss(model, recipe.temperature, mask, recipe.ignore_duplicates, **options)
+    same, size, ids = recipe.ignore_duplicates, recipe.mini_batch_size, recipe.views is not None
+    if size is None:
+        return MirrorLoss(model, recipe.temperature, mask, same, labels_are_ids=ids)
+    return CachedMirrorLoss(model, recipe.temperature, mask, same, size, labels_are_ids=ids)
 
 
 def _load(model: SentenceTransformer | str | Path) -> SentenceTransformer:

@@ -22,7 +22,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     Any other that tries, as ``model.encode`` does first, gets a ValueError that says why.
     """
     token = _tuned_here.set(_tuned_here.get() | {id(model)})
-    model.train = _Refusing(model)
+    vars(model)["train"] = _Refusing(model)
     _tuned.add(id(model))
     try:
         yield

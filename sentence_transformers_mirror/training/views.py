@@ -47,6 +47,13 @@ class TokenSpanMask(nn.Module):
         (True, False)
     """
 
+    # What `bind` sets.
+    token_length: Tensor
+    starts_word: Tensor
+    is_special: Tensor
+    mask_token_id: int | None
+    left_padding: bool
+
     def __init__(self, share: float = 0.1, min_length: int = 30) -> None:
         super().__init__()
         if not 0 < share < 1:
@@ -155,7 +162,7 @@ class TokenSpanMask(nn.Module):
 def _word_marker(vocabulary: dict[str, int]) -> str | None:
     """How a vocabulary tells words from parts: "##" continues one, "\u0120" and "\u2581" begin one; or not at all."""
     counts = {marker: sum(token.startswith(marker) for token in vocabulary) for marker in ("##", "\u0120", "\u2581")}
-    marker = max(counts, key=counts.get)
+    marker = max(counts, key=counts.__getitem__)
     return marker if counts[marker] > 1 else None
 
 
