@@ -38,7 +38,7 @@ def manifest_with(folder, change, sign=True):
     manifest = json.loads((folder / "manifest.json").read_text())
     change(manifest)
     if sign:
-        manifest["checksum"] = store.checksum_of(manifest["index"])
+        manifest["checksum"] = store._checksum(manifest["index"])
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 

@@ -388,7 +388,7 @@ def test_no_name_points_outside_the_folder(tmp_path, part, name):
     manifest = json.loads((folder / "manifest.json").read_text())
     segment = manifest["index"]["segments"][0]
     (segment["words"]["parts"][0]["file"] if part == "words" else segment[part])[0] = name
-    manifest["checksum"] = store.checksum_of(manifest["index"])
+    manifest["checksum"] = store._checksum(manifest["index"])
     (folder / "manifest.json").write_text(json.dumps(manifest))
     for read in (SearchIndex.load, SearchIndex.open, SearchIndex.verify):
         with pytest.raises(
@@ -411,7 +411,7 @@ def test_a_manifest_that_describes_no_index(tmp_path, change):
         index["segments"][0]["rows"] = 2**62
     else:
         index["segments"] = None
-    manifest["checksum"] = store.checksum_of(index)
+    manifest["checksum"] = store._checksum(index)
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     for read in (SearchIndex.load, SearchIndex.open, SearchIndex.verify):
         with pytest.raises(BrokenIndexError):

@@ -269,7 +269,7 @@ def places(value, path=()):
 
 
 def write_manifest(folder, whole):
-    whole["checksum"] = store.checksum_of(whole["index"])
+    whole["checksum"] = store._checksum(whole["index"])
     (folder / "manifest.json").write_text(json.dumps(whole))
 
 

@@ -309,7 +309,7 @@ def test_an_index_of_format_1_is_read_and_becomes_2(tmp_path):
     expected = saved(tmp_path).search("even number 7", mode="words")
     index = json.loads((tmp_path / "manifest.json").read_bytes())["index"]
     del index["language"], index["segments"][0]["words"]
-    old = {"format": store.FORMAT, "version": 1, "checksum": store.checksum_of(index), "index": index}
+    old = {"format": store.FORMAT, "version": 1, "checksum": store._checksum(index), "index": index}
     (tmp_path / "manifest.json").write_text(json.dumps(old))
     for file in tmp_path.glob("words-*"):
         file.unlink()

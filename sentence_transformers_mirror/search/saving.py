@@ -29,7 +29,7 @@ from sentence_transformers_mirror.search.store import (
     FORMAT,
     MANIFEST,
     VERSION,
-    checksum_of,
+    _checksum,
     read_manifest,
     read_segment,
 )
@@ -120,7 +120,7 @@ class Save:
         """
         index = {**index, "tag": self.tag}
         with self.file("draft") as stream:
-            whole = {"format": FORMAT, "version": VERSION, "checksum": checksum_of(index), "index": index}
+            whole = {"format": FORMAT, "version": VERSION, "checksum": _checksum(index), "index": index}
             stream.write(json.dumps(whole, indent=1).encode())
         _sync_folder(self.folder)
         _replace(self.fresh[-1], self.folder / MANIFEST)

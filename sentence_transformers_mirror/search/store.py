@@ -181,7 +181,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     if (
         version not in range(1, VERSION + 1)
         or not isinstance(index, dict)
-        or manifest.get("checksum") != checksum_of(index)
+        or manifest.get("checksum") != _checksum(index)
         or not isinstance(index.get("tag"), str)
     ):
         raise BrokenIndexError(f"{file} is damaged, its checksum does not match: {CURE}.")
@@ -201,5 +201,5 @@ def refuse_taken(path: str | Path, overwrite: bool) -> None:
         )
 
 
-def checksum_of(index: Any) -> str:
+def _checksum(index: Any) -> str:
     return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
