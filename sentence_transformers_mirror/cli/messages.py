@@ -64,11 +64,10 @@ def tell(args: argparse.Namespace, facts: dict, words: str) -> None:
 
 
 def quiet() -> None:
-    """Silence what other libraries report about every model they load, but keep their errors and the hub's bars."""
+    """Silence what other libraries report of their work, but keep their errors and the hub's bars of downloads."""
     import datasets
-    from transformers.utils import logging as transformers_logging
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
+    from sentence_transformers_mirror.quiet import silence
+
+    silence()
     datasets.disable_progress_bars()

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
-from tqdm.auto import tqdm
 
 from sentence_transformers_mirror.embedding import embed
 from sentence_transformers_mirror.evidence.labels import LINKING_SETS, Linking, Pairs, read_linking, read_pairs
 from sentence_transformers_mirror.models import load_model
+from sentence_transformers_mirror.terminal import bar
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -194,8 +194,9 @@ class LinkingEvaluator(BaseEvaluator):
         self, model: SentenceTransformer, output_path: str | None = None, epoch: int = -1, steps: int = -1
     ) -> dict[str, float]:
         mentions, names = self.linking.mentions, self.linking.names
-        with tqdm(total=len(mentions) + len(names), desc=self.name, disable=len(names) <= 10_000) as bar:
-            vectors = embed(model, [*mentions, *names], done=bar.update, normalize_embeddings=True)
+        shown = None if len(names) > 10_000 else False
+        with bar(total=len(mentions) + len(names), desc=self.name, show=shown) as drawn:
+            vectors = embed(model, [*mentions, *names], done=drawn.update, normalize_embeddings=True)
         ranks = link_ranks(vectors[: len(mentions)], vectors[len(mentions) :], self.linking.gold, self.linking.ids)
         metrics = {f"accuracy@{k}": float((ranks <= k).mean()) for k in (1, 5)}
         self.primary_metric = "accuracy@1"  # the host puts the name before it, each time
