@@ -22,6 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AttentionInterface, PreTrainedModel, TrainingArguments
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.utils import logging as transformers_logging
 
 __all__ = [
     "CachedLossMixin",
@@ -34,6 +35,7 @@ __all__ = [
     "computes_twice",
     "count_steps",
     "describe_run",
+    "draw_bars",
     "encoders",
     "has_native_bf16",
     "in_adaptive_layer_loss",
@@ -41,6 +43,7 @@ __all__ = [
     "pack_linear",
     "packed_linear",
     "packs_linears",
+    "random_weights",
     "raise_versions",
     "write_card",
     "register_attention",
@@ -57,6 +60,23 @@ def encoders(model: nn.Module) -> list[PreTrainedModel]:
         if isinstance(module, PreTrainedModel) and not any(module in set(outer.modules()) for outer in found):
             found.append(module)
     return found
+
+
+def random_weights(encoder: PreTrainedModel) -> list[str]:
+    """Names of the weights that a model just loaded did not find in its files, and has at random.
+
+    transformers logs them in a table. It marks those that it found; none is marked where it does so no longer, and the
+    weights of an adapter or of a quantised model never are.
+    """
+    if getattr(encoder, "_hf_peft_config_loaded", False) or getattr(encoder, "hf_quantizer", None) is not None:
+        return []
+    found = {name: getattr(weight, "_is_hf_initialized", False) for name, weight in encoder.named_parameters()}
+    return [name for name, marked in found.items() if not marked] if any(found.values()) else []
+
+
+def draw_bars(drawn: bool) -> None:
+    """Whether transformers draws bars of loading and saving; its own switch is that of the hub's downloads, too."""
+    transformers_logging._tqdm_active = drawn
 
 
 # Attention is chosen by name, in a private field of the config that `save_pretrained` leaves out. The registries are

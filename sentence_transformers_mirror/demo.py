@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import logging
 import socket
+import threading
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,8 @@ from sentence_transformers_mirror.search.words import marked
 
 if TYPE_CHECKING:
     from sentence_transformers_mirror.search import Hit, SearchIndex
+
+logger = logging.getLogger(__name__)
 
 _COLUMNS = ["score", "", "id", "text", "metadata"]
 _MARKS = "⟦", "⟧"  # around words of the query: in plain text, since HTML of the corpus would run
@@ -108,11 +112,14 @@ def serve(index: SearchIndex, host: str = "127.0.0.1", port: int | None = None, 
     _, address, _ = page(index).launch(
         server_name=host,
         server_port=port,
-        prevent_thread_lock=not block,
+        prevent_thread_lock=True,
         share=False,
-        quiet=not block,
+        quiet=True,
         app_kwargs={"middleware": [Middleware(_OwnHost, host=host)]},
     )
+    if block:
+        logger.info(f"The page is at {address} until Ctrl-C.")
+        threading.Event().wait()
     return address
 
 

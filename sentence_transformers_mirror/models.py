@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger(__name__)
 
 
 def load_model(model: SentenceTransformer | str | Path, local: bool = False) -> SentenceTransformer:
@@ -23,11 +26,15 @@ def load_model(model: SentenceTransformer | str | Path, local: bool = False) -> 
         return model
     from sentence_transformers import SentenceTransformer
 
+    from sentence_transformers_mirror import _host
+    from sentence_transformers_mirror.quiet import quiet
+
     there = Path(model).exists()
     try:
-        loaded = SentenceTransformer(str(model), local_files_only=local)
-        if loaded.supports("text"):
-            loaded.encode(["a"], show_progress_bar=False)  # some damage is only seen then
+        with quiet():
+            loaded = SentenceTransformer(str(model), local_files_only=local)
+            if loaded.supports("text"):
+                loaded.encode(["a"], show_progress_bar=False)  # some damage is only seen then
     except Exception as error:  # a damaged folder raises anything
         cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         if there:
@@ -40,4 +47,11 @@ def load_model(model: SentenceTransformer | str | Path, local: bool = False) -> 
             f"The model {str(model)!r} could not be loaded: no such folder, and no such model in the hub or no "
             f"network to reach it ({type(error).__name__})."
         ) from error
+    # Of a pooler, which makes no embeddings, most files know nothing.
+    random = [name for one in _host.encoders(loaded) for name in _host.random_weights(one) if "pooler" not in name]
+    if random:
+        logger.warning(
+            f"The files of the model {str(model)!r} lack {len(random)} of its weights, first {random[0]}, which are "
+            "random now: load another model if these are not to be learnt yet."
+        )
     return loaded

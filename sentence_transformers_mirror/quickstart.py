@@ -18,6 +18,7 @@ from sentence_transformers_mirror.evidence.verdict import Measurement, judge, me
 from sentence_transformers_mirror.search import Hit, SearchIndex
 from sentence_transformers_mirror.search.fusion import MODES
 from sentence_transformers_mirror.search.store import refuse_taken
+from sentence_transformers_mirror.texts.corpus import load_corpus
 from sentence_transformers_mirror.texts.docstrings import read_docstrings, split
 from sentence_transformers_mirror.training.saving import refuse_model
 from sentence_transformers_mirror.training.tuning import mirror_tune
@@ -90,7 +91,7 @@ def run(
     # What is measured here says more than the few documents that a guard could set aside.
     tuning = mirror_tune(
         model,
-        training,
+        load_corpus(training, max_texts=max_documents, seed=seed)[0],
         RECIPE,
         output_dir=model_dir,
         max_texts=max_documents,

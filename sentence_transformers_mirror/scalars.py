@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sentence_transformers_mirror.printable import quoted
+
 
 def plain(value: Any) -> Any:
     """The bool, int, float or str that a scalar of numpy or torch holds; anything else as it is."""
@@ -23,7 +25,7 @@ def whole_number(value: Any, name: str, least: int | None = None) -> int:
     """
     found = plain(value)
     if not isinstance(found, int) or isinstance(found, bool):
-        raise TypeError(f"{name} must be a whole number, not {value!r:.60}.")
+        raise TypeError(f"{name} must be a whole number, not {quoted(value)}.")
     if least is not None and found < least:
         raise ValueError(f"{name} must be at least {least}, not {found}.")
     return found

@@ -7,6 +7,7 @@ complaints about arguments come at once, and not after torch has been loaded.
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -29,6 +30,7 @@ from sentence_transformers_mirror.cli.messages import (
     INTERRUPTED,
     UNEXPECTED,
     USAGE,
+    Handler,
     Printable,
     complain,
     in_flags,
@@ -52,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         SystemExit: With code 0 after ``--help`` and ``--version``, 2 after arguments that cannot be parsed.
     """
     args = parser_of_all().parse_args(argv)
-    handler = logging.StreamHandler()  # to stderr: with --json, stdout is for the object alone
+    handler = Handler()  # to stderr: with --json, stdout is for the object alone
     handler.setFormatter(Printable("%(message)s"))
     logging.basicConfig(handlers=[handler])
     logging.getLogger("sentence_transformers_mirror").setLevel(logging.INFO)
@@ -79,6 +81,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def told(error: Exception) -> tuple[str, int]:
     """What is said of an error, and the exit code: the one place that all errors pass."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO) and error.filename is None:
+        return f"The output could not be written to where it leads: {error.strerror}.", USAGE
     # What the package raises about input and machine; it names the cure.
     if isinstance(error, (ValueError, OSError, FloatingPointError, ImportError)):
         return in_flags(str(error)), BROKEN_INDEX if isinstance(error, BrokenIndexError) else USAGE

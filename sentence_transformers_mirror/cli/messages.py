@@ -7,8 +7,10 @@ import json
 import logging
 import re
 import sys
+from contextlib import nullcontext
 
 from sentence_transformers_mirror.printable import printable
+from sentence_transformers_mirror.terminal import is_terminal
 
 NO_HITS, USAGE, BROKEN_INDEX, UNEXPECTED, INTERRUPTED = 1, 2, 3, 70, 130  # exit codes
 
@@ -29,7 +31,7 @@ _FLAGS = {
     r"\bdimensions must be\b": "--dimensions must be",
     r"\btop_k\b": "--top-k",
     r"\bmode='(\w+)'": r"--mode \1",
-    r"\bbuild with passages=": "build with --passages ",
+    r"\b(build|index again) with passages=": r"\1 with --passages ",
     r"\bpassages is the number\b": "--passages is the number",
     r"\bcandidates must be\b": "--candidates must be",
     r"\bweight (says|is the share)\b": r"--weight \1",
@@ -47,11 +49,21 @@ def complain(message: str) -> None:
         print(f"st-mirror: {printable(' '.join(message.split()))}", file=sys.stderr)
 
 
+class Handler(logging.StreamHandler):
+    """Writes to standard error, above a progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        bars = sys.modules.get("tqdm")
+        with nullcontext() if bars is None else bars.tqdm.external_write_mode(file=sys.stderr):
+            super().emit(record)
+
+
 class Printable(logging.Formatter):
-    """What is logged may quote data."""
+    """What is logged may quote data; what warns is a complaint."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(map(printable, in_flags(super().format(record)).splitlines()))
+        prefix = "st-mirror: " if record.levelno >= logging.WARNING else ""
+        return prefix + "\n".join(map(printable, in_flags(super().format(record)).splitlines()))
 
 
 def tell_skipped(skipped: list[str]) -> None:
@@ -60,15 +72,18 @@ def tell_skipped(skipped: list[str]) -> None:
 
 
 def tell(args: argparse.Namespace, facts: dict, words: str) -> None:
-    print(json.dumps(facts) if args.json or not sys.stdout.isatty() else "\n".join(map(printable, words.splitlines())))
+    print(
+        json.dumps(facts)
+        if args.json or not is_terminal(sys.stdout)
+        else "\n".join(map(printable, words.splitlines()))
+    )
 
 
 def quiet() -> None:
-    """Silence what other libraries report about every model they load, but keep their errors and the hub's bars."""
+    """Silence what other libraries report of their work, but keep their errors and the hub's bars of downloads."""
     import datasets
-    from transformers.utils import logging as transformers_logging
 
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
+    from sentence_transformers_mirror.quiet import silence
+
+    silence()
     datasets.disable_progress_bars()

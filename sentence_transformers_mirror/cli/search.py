@@ -11,6 +11,7 @@ from sentence_transformers_mirror.cli.arguments import add_index, add_index_verb
 from sentence_transformers_mirror.cli.messages import NO_HITS, complain
 from sentence_transformers_mirror.cli.opening import opened
 from sentence_transformers_mirror.printable import printable
+from sentence_transformers_mirror.terminal import is_terminal
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         rerank=args.rerank,
         candidates=args.candidates,
     )
-    if args.json or not sys.stdout.isatty():
+    if args.json or not is_terminal(sys.stdout):
         for hit in hits:
             told = {name: getattr(hit, name) for name in ("id", "score", "meaning", "words", "text", "metadata")}
             if hit.span is not None:

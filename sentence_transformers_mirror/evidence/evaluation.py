@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.stats import ConstantInputWarning
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
-from tqdm.auto import tqdm
 
 from sentence_transformers_mirror.embedding import embed
 from sentence_transformers_mirror.evidence.labels import LINKING_SETS, Linking, Pairs, read_linking, read_pairs
 from sentence_transformers_mirror.models import load_model
+from sentence_transformers_mirror.terminal import bar
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -122,7 +124,9 @@ def evaluate(
         )
     model = load_model(model)
     for one in sets:
-        found = {} if one.evaluator is None else one.evaluator(model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConstantInputWarning)  # what it leads to is told below
+            found = {} if one.evaluator is None else one.evaluator(model)
         for metric in one.metrics:
             value = found.get(f"{one.name}_{metric}")
             if value is not None and math.isnan(value):
@@ -198,8 +202,9 @@ class LinkingEvaluator(BaseEvaluator):
         self, model: SentenceTransformer, output_path: str | None = None, epoch: int = -1, steps: int = -1
     ) -> dict[str, float]:
         mentions, names = self.linking.mentions, self.linking.names
-        with tqdm(total=len(mentions) + len(names), desc=self.name, disable=len(names) <= 10_000) as bar:
-            vectors = embed(model, [*mentions, *names], done=bar.update, normalize_embeddings=True)
+        shown = None if len(names) > 10_000 else False
+        with bar(total=len(mentions) + len(names), desc=self.name, show=shown) as drawn:
+            vectors = embed(model, [*mentions, *names], done=drawn.update, normalize_embeddings=True)
         ranks = link_ranks(vectors[: len(mentions)], vectors[len(mentions) :], self.linking.gold, self.linking.ids)
         metrics = {f"accuracy@{k}": float((ranks <= k).mean()) for k in (1, 5)}
         self.primary_metric = "accuracy@1"  # the host puts the name before it, each time

@@ -17,6 +17,8 @@ from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
+from sentence_transformers_mirror.printable import quoted
+
 Row = tuple[str, str, float]
 
 
@@ -95,7 +97,7 @@ def read_linking(folder: str | Path, name: str) -> Linking | None:
             if known.isdisjoint(ids):
                 raise ValueError(
                     f"{place}: no entry of {dictionaries[0].name} has one of the ids {', '.join(sorted(ids))} of "
-                    f"{text!r:.60}; use the dictionary that the mentions were annotated with, or drop such lines."
+                    f"{quoted(text)}; use the dictionary that the mentions were annotated with, or drop such lines."
                 )
             texts.append(text)
             gold.append(ids)
@@ -137,7 +139,7 @@ def _pair(place: str, first: str, second: str, score: str) -> Row:
     try:
         return first, second, float(score)
     except ValueError:
-        raise ValueError(f"{place} has the score {score!r:.40}, which is no number: repair the line.") from None
+        raise ValueError(f"{place} has the score {quoted(score, 40)}, which is no number: repair the line.") from None
 
 
 def _table(

@@ -135,7 +135,7 @@ def _cosines(measured: list[Measurement]) -> Figure:
     ):
         positive = (one.queries * one.passages).sum(axis=1).clip(-1, 1)
         chance = geometry.chance_cosines(one.queries, one.passages).clip(-1, 1)
-        bins = np.linspace(min(positive.min(), chance.min()), 1, 61)
+        bins = np.linspace(min(positive.min(), chance.min(), 0.999), 1, 61)  # never of no width
         axes.hist(chance, bins, density=True, color=BEFORE, alpha=0.7, label="parts of two texts")
         axes.hist(positive, bins, density=True, color=AFTER, alpha=0.7, label="parts of one text")
         axes.set_title(name)

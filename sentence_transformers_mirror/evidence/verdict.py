@@ -182,7 +182,9 @@ def measure(model: SentenceTransformer, parts: Parts, prompt: str | None = None)
         prompt: The prompt to put before each text; by default the model's own default prompt, if it has one.
     """
     queries, passages = np.split(embed(model, [*parts.queries, *parts.passages], prompt=prompt), 2)
-    everywhere = reciprocal_ranks(queries, passages)  # complains about vectors that are not numbers
+    if not (np.isfinite(queries).all() and np.isfinite(passages).all()):
+        raise ValueError("A model makes vectors that are not numbers: load it anew, or leave out what it cannot read.")
+    everywhere = reciprocal_ranks(queries, passages)
     return Measurement(
         geometry.unit(queries),
         geometry.unit(passages),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
+from sentence_transformers_mirror.printable import quoted
 from sentence_transformers_mirror.scalars import plain, whole_number
 from sentence_transformers_mirror.search import ann, filters
 from sentence_transformers_mirror.search import fusion as fuse
@@ -112,7 +113,7 @@ class Asked(Base):
         """
         top_k = plain(top_k)
         if not isinstance(top_k, int) or isinstance(top_k, bool):
-            raise TypeError(f"top_k is the number of hits wanted and must be an int, not {top_k!r:.60}.")
+            raise TypeError(f"top_k is the number of hits wanted and must be an int, not {quoted(top_k)}.")
         if top_k < 1:
             raise ValueError(f"top_k is the number of hits wanted and must be at least 1, not {top_k}.")
         weight = fuse.check(mode, weight, fusion)
@@ -193,7 +194,7 @@ class Asked(Base):
         if threshold is None:
             return None
         if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not -1 <= threshold <= 1:
-            raise ValueError(f"threshold is a cosine similarity, -1 to 1, or 'auto', not {threshold!r:.60}.")
+            raise ValueError(f"threshold is a cosine similarity, -1 to 1, or 'auto', not {quoted(threshold)}.")
         return threshold
 
     def calibrate(

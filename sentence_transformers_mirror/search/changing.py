@@ -60,7 +60,7 @@ class Changed(Base):
                 if window.ids is not None:
                     check_new(window.ids, state.positions, "in the index already; use update, or")
                 given.append(None if vectors is None else vectors[rows : rows + len(window.texts)])
-                read.append(embedded(state, window, given[-1], batch_size, bar.update))
+                read.append(embedded(state, window, given[-1], batch_size, bar.update, rows))
                 rows += len(window.texts)
         if vectors is not None and len(vectors) != rows:
             raise ValueError(f"There are {len(vectors)} vectors for {rows} texts: pass one per text.")

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from sentence_transformers_mirror.search.faiss_runtime import first_line, load_faiss
+from sentence_transformers_mirror.printable import quoted
+from sentence_transformers_mirror.search.faiss_runtime import first_line, load_faiss, trained_on_few
 from sentence_transformers_mirror.search.scan import MARGIN, exact, rescored, scan
 from sentence_transformers_mirror.search.structure import RECALL_AT, Structure, limit_of, order_without
 from sentence_transformers_mirror.search.vectors import Vectors
@@ -42,7 +43,7 @@ class Choice:
 
     def __post_init__(self) -> None:
         if not isinstance(self.kind, str):
-            raise TypeError(f"kind must be a string such as 'auto' or 'hnsw', not {self.kind!r:.60}.")
+            raise TypeError(f"kind must be a string such as 'auto' or 'hnsw', not {quoted(self.kind)}.")
         if not 0 < self.recall < 1:
             raise ValueError(f"recall is a share of hits and must be between 0 and 1, not {self.recall}.")
         if self.max_latency < 0 or self.max_memory < 0:
@@ -151,7 +152,7 @@ def _factory(kind: str, rows: int, dimension: int) -> str | None:
 def _empty(factory: str, dimension: int) -> Any:
     faiss = load_faiss()
     try:
-        return faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
+        return trained_on_few(faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT))
     except RuntimeError as error:
         raise ValueError(
             f"FAISS makes no {factory!r} for {dimension} dimensions; kinds are auto, flat, hnsw, ivf-flat, ivf-sq8, "

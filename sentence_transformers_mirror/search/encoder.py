@@ -77,7 +77,11 @@ class Encoder:
         return unit(vectors, texts)
 
     def documents(
-        self, texts: list[str], batch_size: int | None = None, done: Callable[[int], object] | None = None
+        self,
+        texts: list[str],
+        batch_size: int | None = None,
+        done: Callable[[int], object] | None = None,
+        before: int | None = None,
     ) -> np.ndarray:
         """Unit vectors of documents, shape (texts, dimension), float32.
 
@@ -85,6 +89,7 @@ class Encoder:
             texts: A window of a corpus: the larger, the less padding.
             batch_size: As in `embed`.
             done: As in `embed`.
+            before: As in `unit`.
 
         Raises:
             ValueError: If the model was changed since the encoder was made, or a vector is zero or not finite.
@@ -99,7 +104,7 @@ class Encoder:
             truncate_dim=self.dimensions,
         )
         self.verify()  # nor may it have changed meanwhile
-        return unit(vectors, texts)
+        return unit(vectors, texts, before)
 
     def verify(self, share: int = 50) -> None:
         """Refuse a model that was changed, as tuning does in place; its queries are no match for the old vectors.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
-from sentence_transformers_mirror.printable import printable
+from sentence_transformers_mirror.printable import printable, quoted
 from sentence_transformers_mirror.scalars import plain
 from sentence_transformers_mirror.search.segments import CUT, SCHEMA
 from sentence_transformers_mirror.texts.files import (
@@ -131,7 +131,7 @@ def check_text(text: object, what: str) -> None:
         ValueError: If it is blank or cannot be written as UTF-8.
     """
     if not isinstance(text, str):
-        raise TypeError(f"{what} is {text!r:.60} and no string: leave it out or convert it.")
+        raise TypeError(f"{what} is {quoted(text)} and no string: leave it out or convert it.")
     if not text.strip():
         raise ValueError(f"{what} is blank, and would match anything: leave it out.")
     check_unicode(text, what)
@@ -147,7 +147,7 @@ def check_unicode(text: str, what: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise ValueError(
-            f"{what} is {text!r:.60}, which holds half a character (a lone surrogate): repair it."
+            f"{what} is {quoted(text)}, which holds half a character (a lone surrogate): repair it."
         ) from None
 
 
@@ -159,7 +159,7 @@ def check_id(item: object) -> int | str:
     """
     item = plain(item)
     if not isinstance(item, (int, str)) or isinstance(item, bool):
-        raise TypeError(f"The id {item!r:.60} is neither int nor str: convert it.")
+        raise TypeError(f"The id {quoted(item)} is neither int nor str: convert it.")
     if isinstance(item, str):
         check_unicode(item, "The id")
         return str(item)
@@ -176,7 +176,7 @@ def check_new(ids: Iterable[int | str], taken: set[int | str] | dict[int | str, 
     """
     for item in ids:
         if item in taken:
-            raise ValueError(f"The id {item!r:.60} is {present}: make the ids different.")
+            raise ValueError(f"The id {quoted(item)} is {present}: make the ids different.")
         if isinstance(taken, set):
             taken.add(item)
 
@@ -193,8 +193,8 @@ def _json(metadata: Mapping[str, Any] | None) -> str | None:
     except (TypeError, ValueError, RecursionError):
         pass
     raise TypeError(
-        f"The metadata {metadata!r:.80} would not come back as it is: pass a dictionary with strings as keys and "
-        "strings, finite numbers, bools, None, lists and dictionaries as values."
+        f"The metadata {quoted(metadata, 80)} would not come back as it is: pass a dictionary with strings as keys "
+        "and strings, finite numbers, bools, None, lists and dictionaries as values."
     )
 
 

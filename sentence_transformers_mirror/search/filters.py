@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sentence_transformers_mirror.printable import printable
+from sentence_transformers_mirror.printable import printable, quoted
 from sentence_transformers_mirror.scalars import plain
 from sentence_transformers_mirror.search.segments import Segment
 from sentence_transformers_mirror.search.snapshot import Snapshot
@@ -42,7 +42,7 @@ def mask(snapshot: Snapshot, where: Where) -> np.ndarray:
         ValueError: If no entry ever had one of the keys, which is then most likely a typing error.
     """
     if not isinstance(where, Mapping) or not all(isinstance(key, str) for key in where):
-        raise TypeError(f"where must be a dictionary of metadata keys and values, not {where!r:.60}.")
+        raise TypeError(f"where must be a dictionary of metadata keys and values, not {quoted(where)}.")
     allowed = ~snapshot.removed
     for key, wanted in where.items():
         test = _test(key, wanted)
@@ -57,7 +57,7 @@ def mask(snapshot: Snapshot, where: Where) -> np.ndarray:
         if not known:
             keys = sorted({key for segment in snapshot.segments for key in _keys(segment)})
             there = ", ".join(printable(f"{key:.60}") for key in keys[:50]) or "none"
-            raise ValueError(f"No entry has a value under {key!r:.60} in its metadata; the keys are: {there}.")
+            raise ValueError(f"No entry has a value under {quoted(key)} in its metadata; the keys are: {there}.")
     return allowed
 
 
@@ -70,7 +70,7 @@ def _test(key: str, wanted: Any) -> Callable[[Any], bool]:
     for option in options:
         if not isinstance(option, (str, int, float, bool, type(None))):
             raise TypeError(
-                f"where[{key!r}] must be strings, numbers, bools or None, or a function, not {wanted!r:.60}."
+                f"where[{key!r}] must be strings, numbers, bools or None, or a function, not {quoted(wanted)}."
             )
     chosen = {_comparable(option) for option in options}
     return lambda value: _comparable(value) in chosen

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from sentence_transformers_mirror.printable import quoted
 from sentence_transformers_mirror.scalars import plain
 from sentence_transformers_mirror.search import ann, words
 from sentence_transformers_mirror.search.scan import products
@@ -64,16 +65,16 @@ def check(mode: str, weight: float | None, fusion: str) -> float:
         ValueError: If one of them is out of its range.
     """
     if mode not in MODES:
-        raise ValueError(f"mode must be 'meaning', 'words' or 'both', not {mode!r:.60}.")
+        raise ValueError(f"mode must be 'meaning', 'words' or 'both', not {quoted(mode)}.")
     if fusion not in FUSIONS:
-        raise ValueError(f"fusion must be 'convex' or 'rrf', not {fusion!r:.60}.")
+        raise ValueError(f"fusion must be 'convex' or 'rrf', not {quoted(fusion)}.")
     if weight is None:
         return WEIGHT if fusion == "convex" else 0.5
     if mode != "both":
         raise ValueError(f"weight says how much meaning counts beside words: pass mode='both', not {mode!r}.")
     weight = plain(weight)
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 1:
-        raise ValueError(f"weight is the share of meaning, from 0 (words alone) to 1, not {weight!r:.60}.")
+        raise ValueError(f"weight is the share of meaning, from 0 (words alone) to 1, not {quoted(weight)}.")
     return float(weight)
 
 
@@ -88,7 +89,7 @@ def check_bm25(threshold: float | str | None) -> float | None:
         return None
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not threshold >= 0:
         raise ValueError(
-            f"threshold is a BM25 score in a search by words, at least 0 and never 'auto', not {threshold!r:.60}."
+            f"threshold is a BM25 score in a search by words, at least 0 and never 'auto', not {quoted(threshold)}."
         )
     return threshold
 
@@ -112,7 +113,7 @@ def by_words(snapshot: Snapshot, queries: Sequence[str], top_k: int, allowed: np
     asked = lexicon.asked(queries)
     for query, terms in zip(queries, asked, strict=True):
         if not terms:
-            raise ValueError(f"The query {query!r:.60} has no word in it: search with mode='meaning' or 'both'.")
+            raise ValueError(f"The query {quoted(query)} has no word in it: search with mode='meaning' or 'both'.")
     found = []
     for terms in asked:
         scores, rows = words.best(lexicon.weighed(terms), len(lexicon), top_k, allowed)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from sentence_transformers_mirror.errors import ConflictError
+from sentence_transformers_mirror.printable import quoted
 from sentence_transformers_mirror.search import manifest, store
 from sentence_transformers_mirror.search.base import Base
 from sentence_transformers_mirror.search.encoder import Encoder
@@ -135,7 +136,7 @@ class Kept(Base):
         cls, path: str | Path, model: SentenceTransformer | str | Path | None, mapped: bool, structure: str
     ) -> Self:
         if structure not in ("read", "rebuild"):
-            raise ValueError(f"structure is 'read' or 'rebuild', not {structure!r:.60}.")
+            raise ValueError(f"structure is 'read' or 'rebuild', not {quoted(structure)}.")
         contents = store.read(path, mapped)
         snapshot, choice = manifest.restore(contents, path, structure == "read")
         index = cls(snapshot, dimension=contents.index["dimension"], choice=choice, model=contents.index)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sentence_transformers_mirror.printable import printable
+from sentence_transformers_mirror.printable import printable, quoted
 from sentence_transformers_mirror.search import store, words
 from sentence_transformers_mirror.search.blob import Blob, unharmed
 from sentence_transformers_mirror.search.choosing import Choice, choose
@@ -120,7 +120,7 @@ def restore(contents: store.Contents, path: str | Path, with_faiss: bool = True)
         if manifest["structure"] is not None:
             snapshot = replace(snapshot, structure=_structure_loader(contents, choice, snapshot, with_faiss))
     except (KeyError, TypeError, ValueError) as error:
-        raise store.BrokenIndexError(f"{path} has a manifest that describes no index: {error!r:.80}.") from error
+        raise store.BrokenIndexError(f"{path} has a manifest that describes no index: {quoted(error, 80)}.") from error
     return snapshot, choice
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sentence_transformers_mirror import embedding
+from sentence_transformers_mirror.printable import quoted
 from sentence_transformers_mirror.scalars import plain
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def check_passages(tokens: int | None) -> int | None:
         return None
     found = plain(tokens)
     if not isinstance(found, int) or isinstance(found, bool):
-        raise TypeError(f"passages is the number of tokens in one and must be an int, not {tokens!r:.60}.")
+        raise TypeError(f"passages is the number of tokens in one and must be an int, not {quoted(tokens)}.")
     if found < 1:
         raise ValueError(f"passages is the number of tokens in one and must be at least 1, not {found}.")
     return found
@@ -104,8 +105,15 @@ def _tells_places(model: SentenceTransformer) -> bool:
     return getattr(getattr(model, "tokenizer", None), "is_fast", False)
 
 
-def warn_of_long(model: SentenceTransformer, texts: Sequence[str]) -> bool:
-    """Warn if the longest of some texts is longer than the model reads; whether it is."""
+def warn_of_long(model: SentenceTransformer, texts: Sequence[str], before: int = 0, cure: str = "build with") -> bool:
+    """Warn if the longest of some texts is longer than the model reads; whether it is.
+
+    Args:
+        model: The model.
+        texts: The texts.
+        before: How many came before these.
+        cure: What to do with ``passages=``.
+    """
     most = reads(model)
     longest = max(texts, key=len, default="")
     if most is None or len(longest) <= most:  # a token has at least a character
@@ -114,8 +122,8 @@ def warn_of_long(model: SentenceTransformer, texts: Sequence[str]) -> bool:
     if len(starts) <= most:
         return False
     logger.warning(
-        f"The text {longest!r:.60} has {len(starts):,} tokens and the model reads {most} of them, so what "
-        f"comes later in it is not found by meaning: build with passages={min(most, 200)}."
+        f"Text {before + texts.index(longest) + 1:,}, {quoted(longest)}, has {len(starts):,} tokens and the model "
+        f"reads {most} of them, so what comes later in it is not found by meaning: {cure} passages={min(most, 200)}."
     )
     return True
 

@@ -23,19 +23,13 @@ def judge(rerank: CrossEncoder | Judge | str | Path) -> Judge:
         rerank: A ``CrossEncoder``, its name or path, or such a function.
 
     Raises:
-        OSError: If there is no such model.
+        OSError: If there is no such model, or none that was trained to judge pairs.
         TypeError: If it is none of these.
     """
     from sentence_transformers import CrossEncoder
 
     if isinstance(rerank, (str, Path)):
-        try:
-            rerank = CrossEncoder(str(rerank))
-        except (OSError, ValueError) as error:
-            raise OSError(
-                f"The model {str(rerank)!r} could not be loaded to take a second look: no such folder, or no "
-                f"CrossEncoder in it, and none of this name in the hub ({type(error).__name__})."
-            ) from error
+        rerank = _loaded(str(rerank))
     if isinstance(rerank, CrossEncoder):
         model = rerank
         return lambda pairs: model.predict(pairs, show_progress_bar=False)
@@ -44,6 +38,29 @@ def judge(rerank: CrossEncoder | Judge | str | Path) -> Judge:
             f"rerank must be a CrossEncoder, its name or path, or a function of pairs, not {type(rerank).__name__}."
         )
     return rerank
+
+
+def _loaded(name: str) -> CrossEncoder:
+    from sentence_transformers import CrossEncoder
+
+    from sentence_transformers_mirror import _host
+    from sentence_transformers_mirror.quiet import quiet
+
+    try:
+        with quiet():
+            model = CrossEncoder(name)
+    except Exception as error:  # a damaged folder raises anything
+        raise OSError(
+            f"The model {name!r} could not be loaded to take a second look: no such folder, or no CrossEncoder in it, "
+            f"and none of this name in the hub ({type(error).__name__})."
+        ) from error
+    random = [weight for encoder in _host.encoders(model) for weight in _host.random_weights(encoder)]
+    if random:
+        raise OSError(
+            f"The model {name!r} was not trained to judge pairs, its files lack {random[-1]} and the order would be "
+            "random: name a CrossEncoder, also called a reranker."
+        )
+    return model
 
 
 def scores(judge: Judge, query: str, texts: Sequence[str]) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,7 @@ from sentence_transformers_mirror.search.entries import Window, check_new
 from sentence_transformers_mirror.search.passages import Cutter, warn_of_long
 from sentence_transformers_mirror.search.state import State
 from sentence_transformers_mirror.search.vectors import unit
+from sentence_transformers_mirror.terminal import bar
 
 WINDOW = 32_768  # texts that are read, sorted by length and embedded at a time
 DOCUMENTS = 1_024  # the same, of long ones
@@ -45,12 +45,13 @@ def of_texts(
     """
     seen: set[int | str] = set()
     rows, warned = 0, cutter is not None
-    with progress(total, show_progress) as bar:
+    with progress(total, show_progress) as shown:
         for window in entries:
             names = _names(window, rows, seen)
-            warned = warned or warn_of_long(encoder.model, window.texts)
+            warned = warned or warn_of_long(encoder.model, window.texts, rows)
             window = cut(window, cutter)
-            yield encoder.documents(window.passages, batch_size, bar.update), window.table(names)
+            before = rows if cutter is None else None  # passages are not counted
+            yield encoder.documents(window.passages, batch_size, shown.update, before), window.table(names)
             rows += len(window.texts)
 
 
@@ -72,7 +73,7 @@ def of_vectors(vectors: np.ndarray, entries: Iterator[Window], encoder: Encoder 
         if stop > len(vectors):
             raise ValueError(f"There are {len(vectors)} vectors for at least {stop} texts: pass one per text.")
         names = _names(window, rows, seen)
-        made = unit(vectors[rows:stop], window.texts)
+        made = unit(vectors[rows:stop], window.texts, rows)
         if encoder is not None and rows == 0:
             agree(encoder, made, window.texts)
         yield made, window.table(names)
@@ -89,19 +90,33 @@ def _names(window: Window, begin: int, seen: set[int | str]) -> list[int | str]:
 
 
 def embedded(
-    state: State, window: Window, vectors: np.ndarray | None, batch_size: int | None, done: Any = None
+    state: State,
+    window: Window,
+    vectors: np.ndarray | None,
+    batch_size: int | None,
+    done: Any = None,
+    before: int = 0,
 ) -> tuple[Window, np.ndarray]:
-    """A window, cut where the index cuts texts, and the vectors of its texts or passages."""
+    """A window, cut where the index cuts texts, and the vectors of its texts or passages.
+
+    Args:
+        state: The index as it is.
+        window: Texts that are new.
+        vectors: Their vectors, where they are there already.
+        batch_size: As for ``SearchIndex.build``.
+        done: As in `embedding.embed`.
+        before: How many new texts came before these.
+    """
     passages = state.snapshot.passages
     if vectors is None:
         if state.encoder is None:
             cure = "pass one, or their vectors" if passages is None else "pass one"
             raise ValueError(f"This index was loaded without a model to embed texts: {cure}.")
         if passages is None:
-            warn_of_long(state.encoder.model, window.texts)
+            warn_of_long(state.encoder.model, window.texts, before, "index again with")
         else:
             window = cut(window, Cutter(state.encoder.model, passages))
-        made = state.encoder.documents(window.passages, batch_size, done)
+        made = state.encoder.documents(window.passages, batch_size, done, before if passages is None else None)
         if made.shape[1] != state.dimension:
             raise ValueError(
                 f"The model makes vectors of {made.shape[1]} dimensions and the index has {state.dimension}: load the "
@@ -113,7 +128,7 @@ def embedded(
     if getattr(vectors, "shape", None) != (len(window.texts), state.dimension):
         shape = getattr(vectors, "shape", None)
         raise ValueError(f"vectors must have the shape {(len(window.texts), state.dimension)}, not {shape}.")
-    given = unit(vectors, window.texts)
+    given = unit(vectors, window.texts, before)
     if state.model["fingerprint"] is not None:
         if state.encoder is None:
             raise ValueError("Without the model that built this index, vectors cannot be checked: load it with it.")
@@ -136,7 +151,4 @@ def cut(window: Window, cutter: Cutter | None) -> Window:
 
 
 def progress(total: int | None, show: bool | None) -> Any:
-    from tqdm.auto import tqdm
-
-    shown = sys.stderr is not None and (sys.stderr.isatty() if show is None else show)  # a service has none
-    return tqdm(total=total, unit=" texts", desc="Embedding", disable=not shown)
+    return bar(total=total, unit=" texts", desc="Embedding", show=show)

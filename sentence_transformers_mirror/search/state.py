@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from sentence_transformers_mirror.errors import BrokenIndexError
+from sentence_transformers_mirror.printable import quoted
 from sentence_transformers_mirror.search.choosing import Choice, choose
 from sentence_transformers_mirror.search.encoder import Encoder
 from sentence_transformers_mirror.search.entries import Window, check_id, check_new
@@ -58,9 +59,9 @@ class State:
         rows = {}
         for item in map(check_id, ids):
             if item not in self.positions:
-                raise ValueError(f"The id {item!r:.60} is not in the index: iterate over the index to see its ids.")
+                raise ValueError(f"The id {quoted(item)} is not in the index: iterate over the index to see its ids.")
             if item in rows:
-                raise ValueError(f"The id {item!r:.60} is given twice: give it once.")
+                raise ValueError(f"The id {quoted(item)} is given twice: give it once.")
             rows[item] = self.positions[item]
         return list(rows.values())
 

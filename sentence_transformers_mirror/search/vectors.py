@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sentence_transformers_mirror.printable import quoted
+
 Near = tuple[np.ndarray, np.ndarray]  # scores and rows of the nearest, both of shape (queries, hits)
 
 
@@ -32,8 +34,13 @@ class Vectors:
         return taken
 
 
-def unit(vectors: np.ndarray, texts: Sequence[object]) -> np.ndarray:
+def unit(vectors: np.ndarray, texts: Sequence[object], before: int | None = None) -> np.ndarray:
     """Vectors as float32 of length 1; half precision normalises to three digits only.
+
+    Args:
+        vectors: Numbers, shape (texts, dimension).
+        texts: What they are the vectors of.
+        before: How many texts came before these; None if they are not counted.
 
     Raises:
         ValueError: If a vector is zero or not finite.
@@ -46,8 +53,9 @@ def unit(vectors: np.ndarray, texts: Sequence[object]) -> np.ndarray:
         squares = np.vecdot(vectors, vectors)
         unusable = [row for row, square in enumerate(squares.tolist()) if not 0 < square < math.inf]  # NaN is not
         if unusable:
+            number = "" if before is None else f"text {before + unusable[0] + 1:,}, "
             raise ValueError(
                 f"{len(unusable)} of {len(texts)} texts have a zero or non-finite vector, which nothing can find, "
-                f"first {texts[unusable[0]]!r:.60}: leave such texts out or repair the model."
+                f"first {number}{quoted(texts[unusable[0]])}: leave such texts out or repair the model."
             )
     return (vectors / np.sqrt(squares)[:, None]).astype(np.float32, copy=False)

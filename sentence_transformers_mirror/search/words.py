@@ -21,6 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sentence_transformers_mirror.printable import quoted
+
 # As in Lucene and bm25s: how soon repetition stops to count, and how much the length of a text does.
 K1, B = 1.5, 0.75
 # Letters, marks, numbers and "_" make words; without marks, Hindi falls to pieces. Kana and Han are not spaced: every
@@ -52,7 +54,8 @@ def check_language(language: str | None) -> str | None:
     """
     if language is not None and language not in languages():
         raise ValueError(
-            f"There is no stemmer for the language {language!r:.60}: choose one of {', '.join(languages())}, or None."
+            f"There is no stemmer for the language {quoted(language)}: choose one of {', '.join(languages())}, or "
+            "None."
         )
     return language
 

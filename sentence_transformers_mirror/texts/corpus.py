@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
-from sentence_transformers_mirror.printable import printable
+from sentence_transformers_mirror.printable import printable, quoted
 from sentence_transformers_mirror.scalars import whole_number
 from sentence_transformers_mirror.texts import sentences
 from sentence_transformers_mirror.texts.files import (
@@ -216,9 +216,11 @@ def _text_columns(dataset: Dataset | IterableDataset) -> list[str]:
 
 def _string(value: object, where: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{where} is {value!r:.50}, not a string; leave such rows out.")
+        raise ValueError(f"{where} is {quoted(value, 50)}, not a string; leave such rows out.")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{where} is {value!r:.50}, with half a character (a lone surrogate); repair it.") from None
+        raise ValueError(
+            f"{where} is {quoted(value, 50)}, with half a character (a lone surrogate); repair it."
+        ) from None
     return value

@@ -5,14 +5,14 @@ from __future__ import annotations
 import ast
 import random
 import re
-import sys
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from sentencex import segment
-from tqdm.auto import tqdm
+
+from sentence_transformers_mirror.terminal import bar
 
 # Third-party packages, tests, and programs that come along with the library.
 _SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "ensurepip", "turtledemo"}
@@ -55,9 +55,7 @@ def read_docstrings(library: str | Path | None = None) -> list[Docstring]:
     """
     library = Path(library or sysconfig.get_paths()["stdlib"])
     found: dict[str, Docstring] = {}
-    for path in tqdm(
-        sorted(library.rglob("*.py")), desc="Reading docstrings", unit="file", disable=sys.stderr is None
-    ):
+    for path in bar(sorted(library.rglob("*.py")), desc="Reading docstrings", unit="file"):
         file = path.relative_to(library)
         if _SKIPPED.intersection(file.parts):
             continue

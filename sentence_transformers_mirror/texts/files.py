@@ -18,7 +18,7 @@ from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 from typing import Any, Literal
 
-from sentence_transformers_mirror.printable import printable
+from sentence_transformers_mirror.printable import printable, quoted
 from sentence_transformers_mirror.texts.documents import has_headings, read_sections
 
 _CELLS = {".csv": ",", ".tsv": "\t"}
@@ -288,7 +288,7 @@ def _no_number(name: str) -> None:
 
 def _named(row: Any, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise ValueError(f'{where} is no object such as {{"text": "..."}} but {row!r:.40}.')
+        raise ValueError(f'{where} is no object such as {{"text": "..."}} but {quoted(row, 40)}.')
     return row
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
+from sentence_transformers_mirror.printable import quoted
 from sentence_transformers_mirror.scalars import plain
 from sentence_transformers_mirror.training.document_views import DocumentViews
 
@@ -141,7 +142,7 @@ def _check_kinds(recipe: Recipe) -> None:
             absent = value is None and name in _MAY_BE_NONE
             if not absent and not (right and math.isfinite(value)):
                 words += " or None" if name in _MAY_BE_NONE else ""
-                raise ValueError(f"{name} must be {words}, not {value!r:.60}.")
+                raise ValueError(f"{name} must be {words}, not {quoted(value)}.")
 
 
 def _check(recipe: Recipe) -> None:

@@ -20,10 +20,10 @@ from sentence_transformers import (
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch import Tensor
 from torch.utils.data import Sampler, get_worker_info
-from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from sentence_transformers_mirror import _host
+from sentence_transformers_mirror.terminal import bar
 from sentence_transformers_mirror.training.loss import LAYOUT
 from sentence_transformers_mirror.training.recipes import Recipe
 
@@ -102,11 +102,11 @@ class Progress(TrainerCallback):
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.bar = tqdm(disable=True)
+        self.bar: Any = None
         self.trainer: MirrorTrainer
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        self.bar = tqdm(total=state.max_steps, desc="Tuning", unit="step", disable=sys.stderr is None)
+        self.bar = bar(total=state.max_steps, desc="Tuning", unit="step")
         give_memory_back()
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
@@ -121,9 +121,13 @@ class Progress(TrainerCallback):
                 raise FloatingPointError(f"The loss is not a number at step {step}: {self._cause(step)}")
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
-        self.bar.close()
+        self.close()
         if not all(parameter.isfinite().all() for parameter in kwargs["model"].parameters()):
             raise FloatingPointError(f"Weights are not numbers after step {state.global_step}: {self._cause(2)}")
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
     def _cause(self, step: int) -> str:
         if step == 1:
@@ -147,13 +151,14 @@ def train(trainer: MirrorTrainer, progress: Progress) -> bool:
     try:
         trainer.train()
     except KeyboardInterrupt:
+        progress.close()
         logger.warning(
             f"Stopped by Ctrl-C at step {trainer.state.global_step} of {trainer.state.max_steps}; "
             "the model holds the weights of that step."
         )
         return True
     finally:
-        progress.bar.close()
+        progress.close()
         trainer.model.zero_grad()
     return False
 

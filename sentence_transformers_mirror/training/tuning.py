@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 from sentence_transformers_mirror import _host
 from sentence_transformers_mirror.evidence.parts import Parts
 from sentence_transformers_mirror.models import load_model
+from sentence_transformers_mirror.quiet import quiet
 from sentence_transformers_mirror.scalars import plain, whole_number
 from sentence_transformers_mirror.texts.corpus import load_corpus
 from sentence_transformers_mirror.training.cached_loss import CachedMirrorLoss
@@ -106,7 +107,8 @@ def mirror_tune(
     run = _run(model, plan, seed, evaluator, callbacks or [], keep_worse)
     if output_dir is not None:
         # Before anything that can fail: minutes of tuning are in it.
-        save_whole(lambda folder: model.save_pretrained(str(folder)), output_dir)
+        with quiet():
+            save_whole(lambda folder: model.save_pretrained(str(folder)), output_dir)
     with modes_kept(model):
         after = _evaluated(evaluator, model)
     result = TuningResult(

@@ -1,0 +1,115 @@
+"""What a user's terminal shows: our own sentences, and nothing of the libraries below."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from transformers import BertConfig, BertForMaskedLM
+from transformers.utils import logging as transformers_logging
+
+from sentence_transformers_mirror import SearchIndex
+from sentence_transformers_mirror.cli import USAGE
+from sentence_transformers_mirror.evidence.parts import Parts
+from sentence_transformers_mirror.evidence.report import _cosines
+from sentence_transformers_mirror.evidence.verdict import measure
+from sentence_transformers_mirror.models import load_model
+from sentence_transformers_mirror.printable import quoted
+from sentence_transformers_mirror.quiet import quiet
+from sentence_transformers_mirror.search.rerank import judge
+
+
+@pytest.fixture
+def masked_model(tiny_model, tmp_path):
+    """The folder of a masked language model as the hub has them: with a head, and without a pooler."""
+    folder = tmp_path / "masked"
+    config = BertConfig(
+        vocab_size=len(tiny_model.tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32,
+    )  # fmt: skip
+    BertForMaskedLM(config).save_pretrained(folder)
+    tiny_model.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_model_is_loaded_without_tables_and_bars(masked_model, capfd):
+    transformers_logging.set_verbosity_warning()
+    before = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    load_model(masked_model)
+    assert capfd.readouterr() == ("", "")
+    assert (transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()) == before
+
+
+def test_quiet_inside_quiet_turns_the_switches_back_once():
+    before = logging.getLogger("sentence_transformers").level, transformers_logging.get_verbosity()
+    with quiet():
+        with quiet():
+            pass
+        assert transformers_logging.get_verbosity() >= logging.ERROR
+        assert logging.getLogger("sentence_transformers").level >= logging.ERROR
+    assert (logging.getLogger("sentence_transformers").level, transformers_logging.get_verbosity()) == before
+
+
+def test_a_reranker_without_a_trained_head_is_refused(masked_model):
+    with pytest.raises(OSError, match="not trained to judge pairs"):
+        judge(masked_model)
+
+
+@pytest.mark.parametrize("kind", ["ivf-pq", "PQ8", "HNSW8,PQ8", "OPQ8,IVF8,PQ8", "IVF10,PQ8,RFlat"])
+def test_faiss_does_not_warn_of_few_rows(kind, capfd):
+    vectors = np.random.default_rng(0).normal(size=(2_500, 32)).astype(np.float32)
+    index = SearchIndex.from_vectors(vectors, map(str, range(len(vectors))), kind=kind)
+    assert index.search(vectors[7])[0].id == 7
+    assert "WARNING" not in "".join(capfd.readouterr())
+
+
+def test_cosines_that_are_all_equal_are_drawn():
+    ones = np.full((60, 4), 0.5, np.float32)
+    parts = Parts([f"q {n}" for n in range(60)], [f"p {n}" for n in range(60)], np.arange(60), "made up")
+
+    class Constant:
+        prompts, default_prompt_name = {}, None
+
+    found = pytest.MonkeyPatch()
+    with found.context() as patch:
+        patch.setattr("sentence_transformers_mirror.evidence.verdict.embed", lambda *_, **__: np.tile(ones, (2, 1)))
+        measured = measure(Constant(), parts)
+        _cosines([measured, measured])  # a warning would be an error
+        patch.setattr(
+            "sentence_transformers_mirror.evidence.verdict.embed", lambda *_, **__: np.full((120, 4), np.nan)
+        )
+        with pytest.raises(ValueError, match="vectors that are not numbers"):
+            measure(Constant(), parts)
+
+
+def test_a_cut_text_has_both_quotation_marks():
+    assert quoted("a" * 100, 5) == "'aaaaa...'" and quoted("it's") == '"it\'s"' and quoted([1, 2]) == "[1, 2]"
+
+
+def test_standard_output_that_is_closed_or_full_is_no_bug(tmp_path):
+    SearchIndex.from_vectors(np.eye(3, dtype=np.float32), ["a", "b", "c"]).save(tmp_path)
+    for leads in (">&-", ">/dev/full"):
+        command = f"'{sys.executable}' -m sentence_transformers_mirror info '{tmp_path}' {leads}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+        assert done.returncode in (0, USAGE) and "a bug" not in done.stderr and "[Errno" not in done.stderr, (
+            done.stderr
+        )
+
+
+def test_warnings_of_the_log_are_complaints_like_others(tiny_model, tmp_path):
+    tiny_model.save_pretrained(str(tmp_path / "model"))
+    (tmp_path / "texts.txt").write_text("word " * 400 + "\nanother text\n", encoding="utf-8")
+
+    def told(*argv: object) -> list[str]:
+        command = [sys.executable, "-m", "sentence_transformers_mirror", *map(str, argv)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return [line for line in done.stderr.splitlines() if "tokens" in line]
+
+    texts = ["--model", tmp_path / "model", "--texts", tmp_path / "texts.txt"]
+    (line,) = told("index", *texts, "--output", tmp_path / "index")
+    assert line.startswith("st-mirror: Text 1, 'word word") and "build with --passages" in line
+    (line,) = told("add", *texts, tmp_path / "index")
+    assert "index again with --passages" in line
