@@ -16,6 +16,8 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import transformers
+from packaging.version import Version
 
 import sentence_transformers_mirror
 from sentence_transformers_mirror.cli import main
@@ -180,6 +182,8 @@ def check(test):
 
 @pytest.mark.parametrize("one", OBJECTS, ids=lambda one: one.__name__)
 def test_examples_of_docstrings_run(one, tmp_path, monkeypatch):
+    if one.__name__ == "drophead" and Version(transformers.__version__) < Version("5.7"):
+        pytest.skip("DropHead is refused for ModernBERT before transformers 5.7")
     monkeypatch.chdir(tmp_path)
     for test in doctest.DocTestFinder().find(one, one.__name__, module=inspect.getmodule(one), globs={}):
         check(test)

@@ -131,8 +131,8 @@ def test_tuning_helps_on_modules_that_were_not_tuned_on(tmp_path, monkeypatch, n
     files = sorted({docstring.file for docstring in docstrings})[::2]
     monkeypatch.setattr(quickstart, "read_docstrings", lambda: [d for d in docstrings if d.file in files])
     monkeypatch.chdir(tmp_path)
-    result = quickstart.run("out", max_documents=1_280)
-    assert result["tuned_on"] == 1_280 and result["steps"] == 20 and 250 < result["pairs"] <= 400
+    result = quickstart.run("out", max_documents=1_920)
+    assert result["tuned_on"] == 1_920 and result["steps"] == 30 and 250 < result["pairs"] <= 400
     assert result["recipe"] == "search" and result["evidence"]["verdict"] in ("better", "no evidence")
     assert result["after"]["mrr"] > result["before"]["mrr"]
     assert result["after"]["mrr_look_alikes"] > result["before"]["mrr_look_alikes"]

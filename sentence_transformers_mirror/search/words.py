@@ -229,7 +229,7 @@ class Term(NamedTuple):
 
     Args:
         weight: Its inverse document frequency, as often as it is asked.
-        rows: That hold it, ascending; None stands for all rows, in order.
+        rows: The rows that hold it, ascending; None stands for all rows, in order.
         parts: For each of them ``tf / (tf + k1 * (1 - b + b * length / mean length))``, float32.
         most: The largest of these.
     """
@@ -304,7 +304,7 @@ def scores(terms: Sequence[Term], rows: np.ndarray) -> np.ndarray:
     """BM25 of some rows, float64: the sum of ``weight * part``, in the order of the terms, so that equal texts tie.
 
     Args:
-        terms: Of one query.
+        terms: The terms of one query.
         rows: Int64, in any order.
     """
     total = np.zeros(len(rows))
@@ -326,7 +326,7 @@ def best(terms: Sequence[Term], size: int, top_k: int, allowed: np.ndarray | Non
     Flood, 1995), and the words that are left are only looked up in the rows that still can be.
 
     Args:
-        terms: Of one query.
+        terms: The terms of one query.
         size: Rows that there are.
         top_k: Rows wanted, at least 1; there are fewer if fewer are allowed or score above 0.
         allowed: Whether a row may be found, shape (size,), bool; None allows all.
