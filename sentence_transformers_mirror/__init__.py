@@ -70,7 +70,13 @@ __all__ = [
 ]
 
 
+# Modules that programs know by the names of before they had rooms.
+_ROOMS = {"corpus": "texts", "evaluation": "evidence", "recipes": "training", "tuning": "training"}
+
+
 def __getattr__(name: str) -> object:
+    if name in _ROOMS:
+        return import_module(f"{__name__}.{_ROOMS[name]}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

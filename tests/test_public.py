@@ -51,3 +51,11 @@ def test_the_program_that_is_type_checked_uses_every_public_name():
         if isinstance(node, ast.ImportFrom) and node.module == "sentence_transformers_mirror"
     )
     assert sorted(imported) == sorted(NAMES)
+
+
+def test_modules_are_known_by_the_names_of_before_they_had_rooms():
+    from sentence_transformers_mirror import evaluation, evidence, tuning
+
+    assert evaluation.evaluate is sentence_transformers_mirror.evaluate
+    assert tuning.mirror_tune is sentence_transformers_mirror.mirror_tune
+    assert evidence.compare is sentence_transformers_mirror.compare and evidence.split_parts is not None
