@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import logging
 import socket
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,6 @@ from sentence_transformers_mirror.search.words import marked
 
 if TYPE_CHECKING:
     from sentence_transformers_mirror.search import Hit, SearchIndex
-
-logger = logging.getLogger(__name__)
 
 _COLUMNS = ["score", "", "id", "text", "metadata"]
 _MARKS = "⟦", "⟧"  # around words of the query: in plain text, since HTML of the corpus would run
@@ -118,7 +116,8 @@ def serve(index: SearchIndex, host: str = "127.0.0.1", port: int | None = None, 
         app_kwargs={"middleware": [Middleware(_OwnHost, host=host)]},
     )
     if block:
-        logger.info(f"The page is at {address} until Ctrl-C.")
+        if sys.stderr is not None:  # for people, whatever a program does with its log
+            sys.stderr.write(f"The page is at {address} until Ctrl-C.\n")
         threading.Event().wait()
     return address
 

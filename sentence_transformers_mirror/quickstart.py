@@ -10,11 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from sentence_transformers import SentenceTransformer
 
 from sentence_transformers_mirror import embedded_model_path
 from sentence_transformers_mirror.evidence.parts import Parts
 from sentence_transformers_mirror.evidence.verdict import Measurement, judge, measure
+from sentence_transformers_mirror.models import load_model
 from sentence_transformers_mirror.search import Hit, SearchIndex
 from sentence_transformers_mirror.search.fusion import MODES
 from sentence_transformers_mirror.search.store import refuse_taken
@@ -85,7 +85,7 @@ def run(
 
     names = [docstring.name for docstring in docstrings]
     texts = [f"{docstring.name}: {docstring.first}" for docstring in docstrings]  # short answers, as questions are
-    model = SentenceTransformer(embedded_model_path())
+    model = load_model(embedded_model_path())
     before = measured("before tuning")
     logger.info(f"Tuning on {min(max_documents, len(training)):,} docstrings of other modules ...")
     # What is measured here says more than the few documents that a guard could set aside.
@@ -105,7 +105,7 @@ def run(
     after = measured("after tuning")
     logger.info(f"Indexing {len(docstrings):,} docstrings ...")
     # By its folder, where there is one, so that the index knows its model.
-    index = SearchIndex.build(model_dir or model, texts, ids=names, language="english", show_progress=True)
+    index = SearchIndex.build(model_dir or model, texts, ids=names, language="english")
     if output_dir is not None:
         index.save(Path(output_dir) / "index", overwrite=overwrite)
     evidence = judge(before, after, parts, seed=seed)

@@ -31,6 +31,28 @@ def address(tiny_model):
     gradio.close_all(verbose=False)
 
 
+def test_where_the_page_is_and_that_ctrl_c_ends_it(address, tiny_model, monkeypatch, capfd):
+    from sentence_transformers_mirror import demo
+
+    def interrupted(self, timeout=None):
+        raise KeyboardInterrupt
+
+    index = SearchIndex.build(tiny_model, TEXTS)
+    capfd.readouterr()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        launch = demo.gradio.Blocks.launch
+
+        def launched(self, **options):
+            found = launch(self, **options)
+            patch.setattr(demo.threading.Event, "wait", interrupted)  # not before: the server waits for events, too
+            return found
+
+        patch.setattr(demo.gradio.Blocks, "launch", launched)
+        demo.serve(index)
+    out, err = capfd.readouterr()
+    assert out == "" and err.startswith("The page is at http://127.0.0.1:") and len(err.splitlines()) == 1
+
+
 def test_only_this_machine_may_ask(address):
     assert address.startswith("http://127.0.0.1:")
     port = int(address.rstrip("/").rsplit(":", 1)[1])

@@ -15,7 +15,7 @@ from sentence_transformers_mirror import SearchIndex
 from sentence_transformers_mirror.cli import USAGE
 from sentence_transformers_mirror.evidence.parts import Parts
 from sentence_transformers_mirror.evidence.report import _cosines
-from sentence_transformers_mirror.evidence.verdict import measure
+from sentence_transformers_mirror.evidence.verdict import called, measure
 from sentence_transformers_mirror.models import load_model
 from sentence_transformers_mirror.printable import quoted
 from sentence_transformers_mirror.quiet import quiet
@@ -58,12 +58,18 @@ def test_a_reranker_without_a_trained_head_is_refused(masked_model):
         judge(masked_model)
 
 
-@pytest.mark.parametrize("kind", ["ivf-pq", "PQ8", "HNSW8,PQ8", "OPQ8,IVF8,PQ8", "IVF10,PQ8,RFlat"])
+@pytest.mark.parametrize("kind", ["ivf-pq", "PQ8", "HNSW8,PQ8", "OPQ8,IVF8,PQ8", "IVF10,PQ8,RFlat", "PRQ2x2x8"])
 def test_faiss_does_not_warn_of_few_rows(kind, capfd):
     vectors = np.random.default_rng(0).normal(size=(2_500, 32)).astype(np.float32)
     index = SearchIndex.from_vectors(vectors, map(str, range(len(vectors))), kind=kind)
     assert index.search(vectors[7])[0].id == 7
     assert "WARNING" not in "".join(capfd.readouterr())
+
+
+def test_a_kind_that_faiss_builds_and_cannot_search_is_no_bug():
+    vectors = np.random.default_rng(0).normal(size=(2_500, 32)).astype(np.float32)
+    with pytest.raises(ValueError, match=r"FAISS cannot search 'HNSW8_2\+PQ8'; choose another kind"):
+        SearchIndex.from_vectors(vectors, map(str, range(len(vectors))), kind="HNSW8_2+PQ8")
 
 
 def test_cosines_that_are_all_equal_are_drawn():
@@ -81,8 +87,8 @@ def test_cosines_that_are_all_equal_are_drawn():
         patch.setattr(
             "sentence_transformers_mirror.evidence.verdict.embed", lambda *_, **__: np.full((120, 4), np.nan)
         )
-        with pytest.raises(ValueError, match="vectors that are not numbers"):
-            measure(Constant(), parts)
+        with pytest.raises(ValueError, match="The model 'this' makes vectors that are not numbers"):
+            measure(Constant(), parts, called=called("this"))
 
 
 def test_a_cut_text_has_both_quotation_marks():

@@ -25,7 +25,7 @@ from sentence_transformers_mirror.environment import environment
 from sentence_transformers_mirror.evidence import geometry
 from sentence_transformers_mirror.evidence.evaluation import Score, evaluate
 from sentence_transformers_mirror.evidence.parts import Parts, split_parts
-from sentence_transformers_mirror.evidence.verdict import Evidence, Measurement, bootstrap, judge, measure
+from sentence_transformers_mirror.evidence.verdict import Evidence, Measurement, bootstrap, called, judge, measure
 from sentence_transformers_mirror.models import load_model
 
 if TYPE_CHECKING:
@@ -86,7 +86,9 @@ def write_report(
     """
     parts = split_parts(texts, structure, language=language, seed=seed)
     models = [load_model(model) for model in (before, after)]
-    measured = [measure(model, parts) for model in models]
+    measured = [
+        measure(model, parts, called=called(given)) for model, given in zip(models, (before, after), strict=True)
+    ]
     found = judge(measured[0], measured[1], parts, seed=seed)
     scores = [] if labels is None else [evaluate(model, labels) for model in models]
     figures = {

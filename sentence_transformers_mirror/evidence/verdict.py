@@ -169,21 +169,34 @@ def compare(
         texts = zip(dataset["title"], dataset["text"], strict=True) if titled else dataset["text"]
     refuse_no_texts(texts)
     parts = split_parts(texts, structure, language=language, max_documents=max_documents, seed=seed)
-    first, second = (measure(load_model(model), parts) for model in (before, after))
+    first, second = (measure(load_model(model), parts, called=called(model)) for model in (before, after))
     return judge(first, second, parts, least_gain, least_loss, seed)
 
 
-def measure(model: SentenceTransformer, parts: Parts, prompt: str | None = None) -> Measurement:
+def called(model: SentenceTransformer | str | Path) -> str:
+    """What a complaint calls a model: by its name or path, where it was given by that."""
+    return f"The model {str(model)!r}" if isinstance(model, (str, Path)) else "The model"
+
+
+def measure(
+    model: SentenceTransformer, parts: Parts, prompt: str | None = None, called: str = "The model"
+) -> Measurement:
     """Rank the parts with a model.
 
     Args:
         model: The model to measure.
         parts: The parts that `split_parts` gives.
         prompt: The prompt to put before each text; by default the model's own default prompt, if it has one.
+        called: What a complaint calls the model.
+
+    Raises:
+        ValueError: If a vector is not finite.
     """
     queries, passages = np.split(embed(model, [*parts.queries, *parts.passages], prompt=prompt), 2)
     if not (np.isfinite(queries).all() and np.isfinite(passages).all()):
-        raise ValueError("A model makes vectors that are not numbers: load it anew, or leave out what it cannot read.")
+        raise ValueError(
+            f"{called} makes vectors that are not numbers: load it anew, or leave out what it cannot read."
+        )
     everywhere = reciprocal_ranks(queries, passages)
     return Measurement(
         geometry.unit(queries),

@@ -93,7 +93,12 @@ def choose(
             # Rescoring repairs what quantising breaks, if it is given enough candidates.
             depth = {"hnsw": 1, "ivf-flat": 1, "ivf-sq8": 2}.get(kind, 10)
             untuned = Structure(empty, order, 1, limit_of(empty), depth)
-            structure, recall = _tuned(untuned, vectors, choice.recall, alive)
+            try:
+                structure, recall = _tuned(untuned, vectors, choice.recall, alive)
+            except RuntimeError as error:  # it cannot be asked as others can
+                raise ValueError(
+                    f"FAISS cannot search {factory!r}; choose another kind ({first_line(error)})."
+                ) from error
             try:
                 empty.add(vectors.take(held_out))
             except RuntimeError:  # a structure that is made in one go

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 # Where an index of FAISS keeps the parts that are trained, and what they are trained with.
-_PARTS = ("index", "base_index", "refine_index", "quantizer", "storage", "pq", "rq", "cp")
+_PARTS = ("index", "base_index", "refine_index", "quantizer", "storage", "pq", "rq", "prq", "cp")
 
 
 def load_faiss() -> ModuleType:
@@ -51,6 +51,9 @@ def trained_on_few(index: Any) -> Any:
         if isinstance(part, faiss.IndexPreTransform):
             for number in range(part.chain.size()):
                 visit(faiss.downcast_VectorTransform(part.chain.at(number)))
+        if isinstance(part, faiss.ProductAdditiveQuantizer):
+            for number in range(part.nsplits):
+                visit(faiss.downcast_AdditiveQuantizer(part.subquantizer(number)))
         if isinstance(part, faiss.OPQMatrix) and part.pq is None:
             part.pq = faiss.ProductQuantizer(part.d_out, part.M, 8)  # which it would make itself
             rotations.append(part.pq)
