@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run `__getattr_
     from sentence_transformers_mirror.training.loss import MirrorLoss
     from sentence_transformers_mirror.training.nt_xent import nt_xent
     from sentence_transformers_mirror.training.recipes import RECIPES, Recipe
-    from sentence_transformers_mirror.training.tuning import TuningResult, mirror_tune
+    from sentence_transformers_mirror.training.result import TuningResult
+    from sentence_transformers_mirror.training.tuning import mirror_tune
     from sentence_transformers_mirror.training.views import CharSpanMask, TokenSpanMask, two_views
 
 __version__ = "0.1.0"
@@ -35,7 +37,7 @@ _HOMES = {
     "Recipe": "training.recipes",
     "SearchIndex": "search",
     "TokenSpanMask": "training.views",
-    "TuningResult": "training.tuning",
+    "TuningResult": "training.result",
     "dropout_rate": "training.dropout",
     "drophead": "training.dropout",
     "compare": "evidence.verdict",
@@ -70,16 +72,13 @@ __all__ = [
 ]
 
 
-# Modules that programs know by the names of before they had rooms.
-_ROOMS = {"corpus": "texts", "evaluation": "evidence", "recipes": "training", "tuning": "training"}
-
-
 def __getattr__(name: str) -> object:
-    if name in _ROOMS:
-        return import_module(f"{__name__}.{_ROOMS[name]}.{name}")
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    for room in ("texts", "training", "evidence"):  # programs know modules by the names of before they had rooms
+        if not name.startswith("_") and find_spec(f"{__name__}.{room}.{name}") is not None:
+            return import_module(f"{__name__}.{room}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -164,7 +164,9 @@ class Kept(Base):
                 f"The index in {path} is of an earlier release, which did not look at tokenizers and settings of "
                 "modules: load it without a model, call rebuild(model), and save it."
             )
-        elif known not in (encoder.fingerprint, fingerprint(encoder.model, encoder.dimensions, EARLIER)):
+        elif known != (
+            encoder.fingerprint if known.startswith(KIND) else fingerprint(encoder.model, encoder.dimensions, EARLIER)
+        ):
             raise ValueError(
                 f"The index in {path} was built by another model, or by this one with other weights, tokenizer, "
                 "prompts, length limit or pooling: pass the model that built it, or build the index again with this "
