@@ -25,6 +25,7 @@ from sentence_transformers_mirror import embedded_model_path
 from sentence_transformers_mirror.embedding import embed
 from sentence_transformers_mirror.environment import environment
 from sentence_transformers_mirror.evidence.labels import Pairs
+from sentence_transformers_mirror.texts.docstrings import read_docstrings
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -101,13 +102,11 @@ def spearman(model: SentenceTransformer, sets: dict[str, Pairs]) -> dict[str, fl
 def documentation(library: str) -> tuple[list[str], list[tuple[str, str]]]:
     """Docstrings of an installed package: those of two thirds of its modules, whole, to tune on; and of the others the
     first sentence and the rest of each that has both, to ask whether one finds the other."""
-    from sentence_transformers_mirror.quickstart import read_docstrings  # not everything that measures needs FAISS
-
     folder = Path(importlib.util.find_spec(library).origin).parent
     docstrings = read_docstrings(folder)
     files = sorted({one.file for one in docstrings})
     held_out = set(random.Random(0).sample(files, len(files) // 3))
-    training = dict.fromkeys(" ".join((one.first, *one.rest)) for one in docstrings if one.file not in held_out)
+    training = dict.fromkeys(one.text for one in docstrings if one.file not in held_out)
     pairs = {one.first: " ".join(one.rest) for one in docstrings if one.file in held_out and one.rest}
     return list(training), [(first, rest) for first, rest in pairs.items() if f"{first} {rest}" not in training]
 

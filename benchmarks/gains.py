@@ -19,40 +19,41 @@ OF_WHAT = {
 def section(of_similarity: dict, of_search: dict) -> str:
     similarity, searches = of_similarity["result"], of_search["result"]
 
-    def row(name: str, scores: list[dict[str, float]], ranked: bool, seeds: int | str) -> dict[str, object]:
+    def row(name: str, scores: list[dict[str, float]], seeds: int | str) -> dict[str, object]:
         def mean(sets: list[str]) -> str:
-            if any(one not in scores[0] for one in sets):
+            if not sets or any(one not in scores[0] for one in sets):
                 return ""
             return f"{statistics.mean(statistics.mean(run[one] for one in sets) for run in scores):.1f}"
 
         every = [one for one in scores[0] if one != "nDCG@10"]
         names = {"STS-B test": ["STS-B"], "STS12 to 15": YEARS, "SICK-R dev": ["SICK-R dev"], "BIOSSES": ["BIOSSES"]}
-        names |= {"Multi-SimLex": ["Multi-SimLex ENG"], "mean of all sets": every if len(every) > 1 else ["none"]}
+        names |= {"Multi-SimLex": ["Multi-SimLex ENG"], "mean of all sets": every if len(every) > 1 else []}
         return {
             "": name,
-            "Cranfield nDCG@10": mean(["nDCG@10"]) if ranked else "",
+            "Cranfield nDCG@10": mean(["nDCG@10"]),
             **{title: mean(sets) for title, sets in names.items()},
             "seeds": seeds,
         }
 
     found = by_seed(searches["runs"])
-    rows = [row("as it is", [one["tuned"] for one in found["embedded/aeronautics/untuned"]], True, "")]
+    rows = [row("as it is", [one["tuned"] for one in found["embedded/aeronautics/untuned"]], "")]
     for name, runs in by_seed(similarity["runs"]).items():
         if "untuned" not in name:
             label = f"`{name.rstrip('/')}`, on 10,000 sentences of STS-B's training part"
-            rows.append(row(label, [one["scores"] for one in runs], False, len(runs)))
+            rows.append(row(label, [one["scores"] for one in runs], len(runs)))
     for variant, label in OF_WHAT.items():
         for what in ("tuned", "averaged") if variant == "the recipe" else ("tuned",):
             runs = [one[what] for one in found.get(f"embedded/aeronautics/{variant}", []) if what in one]
             if runs:
                 words = "the same, averaged with the original weights" if what == "averaged" else label
-                rows.append(row(words, runs, True, len(runs)))
+                rows.append(row(words, runs, len(runs)))
     rows.append(
         {**dict.fromkeys(rows[0], ""), "": "words alone (BM25)", "Cranfield nDCG@10": f"{searches['BM25']:.1f}"}
     )
     return (
         "## What tuning gains\n\nThe embedded model: nDCG@10 x 100 on Cranfield, and Spearman x 100 of cosine "
-        "similarity; means over seeds. Commands and spreads stand in the next two sections.\n\n"
+        "similarity; means over seeds. Commands and spreads stand below, under "
+        "*Similarity before and after* and *Tuning for search*.\n\n"
         f"{table(rows)}"
     )
 

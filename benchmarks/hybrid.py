@@ -65,7 +65,7 @@ def docstrings(folder: Path | None) -> Asked:
 
 
 def qnli(data: Path) -> Asked:
-    rows = list(read_table(data / "retrieval/qnli.dev.tsv.gz"))
+    rows = read_table(data / "retrieval/qnli.dev.tsv.gz")
     answers: dict[str, set[str]] = {}
     for row in rows:
         if row["label"] == "entailment":

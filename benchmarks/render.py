@@ -77,9 +77,9 @@ def results() -> str:
 
 
 def main() -> None:
-    args = argparse.ArgumentParser(description=__doc__)
-    args.add_argument("--plots", action="store_true", help="draw the pictures, too; needs matplotlib")
-    args = args.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--plots", action="store_true", help="draw the pictures, too; needs matplotlib")
+    args = parser.parse_args()
     RESULTS.with_name("results.md").write_text(results(), encoding="utf-8")
     for name, page in PAGES.items():
         path = RESULTS / f"{name}.json"

@@ -190,7 +190,7 @@ def run_library(model_name: str, name: str, variant: str | None, seed: int, data
 @cache
 def cranfield(data: Path) -> tuple[list[str], list[str], list[str], list[str], np.ndarray]:
     """Titles, texts (which begin with the title), ids, queries, and whether a document answers a query."""
-    rows = list(read_table(data / "retrieval/cranfield.docs.tsv.gz"))
+    rows = read_table(data / "retrieval/cranfield.docs.tsv.gz")
     queries = {row["query_id"]: row["text"] for row in read_table(data / "retrieval/cranfield.queries.tsv")}
     relevant: dict[str, set[str]] = {}
     for row in read_table(data / "retrieval/cranfield.qrels.tsv"):

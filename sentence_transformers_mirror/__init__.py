@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +75,7 @@ def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     for room in ("texts", "training", "evidence"):  # programs know modules by the names of before they had rooms
-        if not name.startswith("_") and find_spec(f"{__name__}.{room}.{name}") is not None:
+        if (Path(__file__).parent / room / f"{name}.py").is_file():
             return import_module(f"{__name__}.{room}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -45,6 +45,7 @@ __all__ = [
     "packs_linears",
     "random_weights",
     "raise_versions",
+    "unread_poolers",
     "write_card",
     "register_attention",
     "set_attention",

@@ -7,7 +7,7 @@ import ipaddress
 import json
 import socket
 import sys
-import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -103,11 +103,15 @@ def serve(index: SearchIndex, host: str = "127.0.0.1", port: int | None = None, 
         block: Whether to stay until interrupted.
 
     Returns:
-        The address of the page.
+        The address of the page, if it does not stay.
+
+    Raises:
+        KeyboardInterrupt: On Ctrl-C; the page is closed.
     """
     from starlette.middleware import Middleware
 
-    _, address, _ = page(index).launch(
+    blocks = page(index)
+    _, address, _ = blocks.launch(
         server_name=host,
         server_port=port,
         prevent_thread_lock=True,
@@ -118,7 +122,11 @@ def serve(index: SearchIndex, host: str = "127.0.0.1", port: int | None = None, 
     if block:
         if sys.stderr is not None:  # for people, whatever a program does with its log
             sys.stderr.write(f"The page is at {address} until Ctrl-C.\n")
-        threading.Event().wait()
+        try:
+            while True:
+                time.sleep(1)  # Windows does not interrupt a wait without an end
+        finally:
+            blocks.close(verbose=False)
     return address
 
 

@@ -51,7 +51,7 @@ def load_model(model: SentenceTransformer | str | Path, local: bool = False) -> 
     random = [name for one in _host.encoders(loaded) for name in _host.random_weights(one) if "pooler" not in name]
     if random:
         logger.warning(
-            f"The files of the model {str(model)!r} lack {len(random)} of its weights, first {random[0]}, which are "
-            "random now: load another model if these are not to be learnt yet."
+            f"The folder of the model {str(model)!r} lacks {len(random)} weights (first: {random[0]}), which are "
+            "random now: load another model, unless you mean to train them."
         )
     return loaded

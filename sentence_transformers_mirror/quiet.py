@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,3 +59,16 @@ def _set(switches: _Switches) -> None:
     transformers_logging.set_verbosity(switches.transformers)
     logging.getLogger("sentence_transformers").setLevel(switches.host)
     _host.draw_bars(switches.bars)
+
+
+def _alone() -> None:
+    """In a forked process: the threads that were inside did not come along."""
+    global _lock, _depth
+    _lock = threading.Lock()
+    if _depth:
+        _depth = 0
+        _set(_before)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_alone)

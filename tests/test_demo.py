@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import threading
 import urllib.error
 import urllib.request
 
@@ -31,26 +32,37 @@ def address(tiny_model):
     gradio.close_all(verbose=False)
 
 
-def test_where_the_page_is_and_that_ctrl_c_ends_it(address, tiny_model, monkeypatch, capfd):
+def test_where_the_page_is_and_that_ctrl_c_ends_it(tiny_model, monkeypatch, capfd):
+    pytest.importorskip("gradio", reason="needs the extra `demo`")
     from sentence_transformers_mirror import demo
 
-    def interrupted(self, timeout=None):
-        raise KeyboardInterrupt
+    told = []
 
+    def ctrl_c(seconds):
+        if threading.current_thread() is threading.main_thread() and not told:
+            told.append(capfd.readouterr())
+            address = told[0].err.split()[4]
+            assert urllib.request.urlopen(address, timeout=10).status == 200
+            raise KeyboardInterrupt
+        slept(seconds)
+
+    slept = demo.time.sleep
     index = SearchIndex.build(tiny_model, TEXTS)
-    capfd.readouterr()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         launch = demo.gradio.Blocks.launch
 
         def launched(self, **options):
             found = launch(self, **options)
-            patch.setattr(demo.threading.Event, "wait", interrupted)  # not before: the server waits for events, too
+            capfd.readouterr()
+            patch.setattr(demo.time, "sleep", ctrl_c)  # not before: gradio sleeps while it starts
             return found
 
         patch.setattr(demo.gradio.Blocks, "launch", launched)
         demo.serve(index)
-    out, err = capfd.readouterr()
+    ((out, err),) = told
     assert out == "" and err.startswith("The page is at http://127.0.0.1:") and len(err.splitlines()) == 1
+    with pytest.raises(urllib.error.URLError, match="refused"):
+        urllib.request.urlopen(err.split()[4], timeout=10)
 
 
 def test_only_this_machine_may_ask(address):

@@ -163,21 +163,17 @@ def test_code_of_a_page_runs(page, world):
         elif language == "bash":
             run_in_shell(code, only_parse=page.stem == "quickstart")
         elif language == "pycon":
-            check(doctest.DocTestParser().get_doctest(code, names, page.name, page.name, 0))
-            names.update(_left.pop())
+            names.update(check(doctest.DocTestParser().get_doctest(code, names, page.name, page.name, 0)))
         else:
             assert language in DIRECTIVES | {"text"}, f"{page.name}: a block of {language!r} that nothing runs"
 
 
-_left = []
-
-
 def check(test):
-    """Run the examples of a docstring, and keep what names they leave."""
+    """Run the examples of a docstring; gives the names that they leave."""
     said = []
     doctest.DocTestRunner(verbose=False, optionflags=doctest.ELLIPSIS).run(test, out=said.append, clear_globs=False)
-    _left[:] = [test.globs]
     assert not said, "".join(said)
+    return test.globs
 
 
 @pytest.mark.parametrize("one", OBJECTS, ids=lambda one: one.__name__)

@@ -131,6 +131,9 @@ def test_the_best_step_is_kept(tiny_model, monkeypatch):
     assert (result.kept_step, result.steps, result.evidence.verdict) == (2, 3, "better")
     assert 0 < result.guard_seconds < result.seconds
     assert equal(weights(tiny_model), seen[0][1]) and not equal(seen[0][1], seen[1][1])
+    kept = result.as_dict()
+    assert "guard" not in kept and (kept["kept_step"], kept["steps"]) == (2, 3)
+    assert (kept["averaged"], kept["guard_seconds"]) == (result.averaged, result.guard_seconds)
 
 
 def test_the_mean_with_the_original_weights_is_kept_where_it_is_better(tiny_model, monkeypatch):

@@ -6,10 +6,12 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import warnings
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForMaskedLM
 from transformers.utils import logging as transformers_logging
 
@@ -79,25 +81,27 @@ def test_a_kind_that_faiss_builds_and_cannot_search_is_no_bug():
         SearchIndex.from_vectors(vectors, map(str, range(len(vectors))), kind="HNSW8_2+PQ8")
 
 
-def test_cosines_that_are_all_equal_are_drawn():
+class Constant:
+    prompts, default_prompt_name = {}, None
+
+
+def test_cosines_that_are_all_equal_are_drawn(monkeypatch):
     ones = np.full((60, 4), 0.5, np.float32)
     parts = Parts([f"q {n}" for n in range(60)], [f"p {n}" for n in range(60)], np.arange(60), "made up")
 
-    class Constant:
-        prompts, default_prompt_name = {}, None
+    monkeypatch.setattr("sentence_transformers_mirror.evidence.verdict.embed", lambda *_, **__: np.tile(ones, (2, 1)))
+    measured = measure(Constant(), parts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        _cosines([measured, measured])
 
-    found = pytest.MonkeyPatch()
-    with found.context() as patch:
-        patch.setattr("sentence_transformers_mirror.evidence.verdict.embed", lambda *_, **__: np.tile(ones, (2, 1)))
-        measured = measure(Constant(), parts)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", RuntimeWarning)
-            _cosines([measured, measured])
-        patch.setattr(
-            "sentence_transformers_mirror.evidence.verdict.embed", lambda *_, **__: np.full((120, 4), np.nan)
-        )
-        with pytest.raises(ValueError, match="The model 'this' makes vectors that are not numbers"):
-            measure(Constant(), parts, called=called("this"))
+
+def test_a_model_of_vectors_that_are_no_numbers_is_named(monkeypatch):
+    parts = Parts(["q"] * 60, ["p"] * 60, np.arange(60), "made up")
+    nothing = np.full((120, 4), np.nan)
+    monkeypatch.setattr("sentence_transformers_mirror.evidence.verdict.embed", lambda *_, **__: nothing)
+    with pytest.raises(ValueError, match="The model 'this' makes vectors that are not numbers"):
+        measure(Constant(), parts, called=called("this"))
 
 
 def test_a_model_that_finds_all_texts_alike_is_told_in_one_sentence(tiny_model, tmp_path):
@@ -116,14 +120,47 @@ def test_a_cut_text_has_both_quotation_marks():
     assert quoted("a" * 100, 5) == "'aaaaa...'" and quoted("it's") == '"it\'s"' and quoted([1, 2]) == "[1, 2]"
 
 
-def test_standard_output_that_is_closed_or_full_is_no_bug(tmp_path):
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize(("leads", "code", "told"), [(">&-", 0, ""), (">/dev/full", USAGE, "could not be written")])
+def test_standard_output_that_is_closed_or_full_is_no_bug(leads, code, told, tmp_path):
     SearchIndex.from_vectors(np.eye(3, dtype=np.float32), ["a", "b", "c"]).save(tmp_path)
-    for leads in (">&-", ">/dev/full"):
-        command = f"'{sys.executable}' -m sentence_transformers_mirror info '{tmp_path}' {leads}"
-        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-        assert done.returncode in (0, USAGE) and "a bug" not in done.stderr and "[Errno" not in done.stderr, (
-            done.stderr
-        )
+    command = f"'{sys.executable}' -m sentence_transformers_mirror info '{tmp_path}' {leads}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == code and told in done.stderr and "[Errno" not in done.stderr
+    assert len(done.stderr.splitlines()) == bool(told)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_is_not_quiet_for_ever():
+    inside, leave = threading.Event(), threading.Event()
+
+    def elsewhere():
+        with quiet():
+            inside.set()
+            leave.wait()
+
+    before = transformers_logging.get_verbosity()
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    inside.wait()
+    if not (child := os.fork()):
+        with quiet():
+            pass
+        os._exit(transformers_logging.get_verbosity() != before)
+    leave.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_weights_that_are_random_are_told(masked_model, caplog):
+    """A pooler, which nothing reads, is none of them."""
+    load_model(masked_model)
+    assert not caplog.records
+    file = masked_model / "model.safetensors"
+    kept = {name: value for name, value in load_file(file).items() if "layer.0.output.dense" not in name}
+    save_file(kept, file, {"format": "pt"})
+    load_model(masked_model)
+    assert "lacks 2 weights (first: encoder.layer.0.output.dense" in caplog.text
 
 
 def test_warnings_of_the_log_are_complaints_like_others(tiny_model, tmp_path):

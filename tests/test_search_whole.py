@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import random
+import signal
 import sys
 import threading
 import time
@@ -196,14 +197,28 @@ def test_a_forked_process_can_search():
     vectors = np.random.default_rng(0).normal(size=(60_000, 64)).astype(np.float32)
     index = SearchIndex.from_vectors(vectors, map(str, range(60_000)), kind="flat")
     index.search(vectors[:64])
-    with index._writing:
-        child = os.fork()
-        if child == 0:
-            index.remove(1)  # the lock of the parent's thread is not held here
-            os._exit(index.search(vectors[0], top_k=1)[0].id)
+    holds, done = threading.Event(), threading.Event()
+
+    def write():
+        with index._writing:
+            holds.set()
+            done.wait()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    holds.wait()
+    child = os.fork()
+    if child == 0:
+        index.remove(1)  # the thread that holds the lock is not there in this process
+        os._exit(index.search(vectors[0], top_k=1)[0].id)
+    done.set()
+    writer.join()
     end = time.time() + 60
     while time.time() < end and (found := os.waitpid(child, os.WNOHANG)) == (0, 0):
         time.sleep(0.05)
+    if found == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
     assert found == (child, 0)
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sentence_transformers_mirror.cli.arguments import add_seed, add_verb, check_choice, check_output, check_texts
-from sentence_transformers_mirror.cli.messages import quiet
+from sentence_transformers_mirror.cli.messages import silence_others
 
 _STRUCTURES = ["auto", "first", "title", "halves", "neighbours", "single"]
 
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     check_choice("--structure", args.structure, _STRUCTURES)
     check_texts(args, args.title)
     check_output(args.output)
-    quiet()
+    silence_others()
     from sentence_transformers_mirror.evidence.verdict import compare
     from sentence_transformers_mirror.texts.corpus import load_corpus
 

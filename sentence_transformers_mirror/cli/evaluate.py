@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sentence_transformers_mirror.cli.arguments import add_verb, check_choice, check_output
-from sentence_transformers_mirror.cli.messages import quiet
+from sentence_transformers_mirror.cli.messages import silence_others
 
 _SUITES = ["sts", "words", "linking", "all"]
 
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     if not Path(args.data).is_dir():
         raise FileNotFoundError(f"There is no folder {args.data!r}: name the one that holds the labelled sets.")
     check_output(args.output)
-    quiet()
+    silence_others()
     from sentence_transformers_mirror.environment import environment
     from sentence_transformers_mirror.evidence.evaluation import evaluate
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from sentence_transformers_mirror.cli.arguments import add_entries, add_index_verb
-from sentence_transformers_mirror.cli.messages import quiet, tell, tell_skipped
+from sentence_transformers_mirror.cli.messages import silence_others, tell, tell_skipped
 
 _KINDS = ["auto", "flat", "hnsw", "ivf-flat", "ivf-sq8", "ivf-pq"]
 
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         raise OSError(f"The index could not be saved in {args.output}: it is a file; name a folder.")
     skipped: list[str] = []
     texts, ids, metadata = columns(Path(args.texts), args.column, args.ids, args.metadata, skipped)
-    quiet()
+    silence_others()
     index = SearchIndex.build(
         args.model,
         texts,

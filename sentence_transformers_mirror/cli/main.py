@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def told(error: Exception) -> tuple[str, int]:
     """What is said of an error, and the exit code: the one place that all errors pass."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO) and error.filename is None:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
         return f"The output could not be written to where it leads: {error.strerror}.", USAGE
     # What the package raises about input and machine; it names the cure.
     if isinstance(error, (ValueError, OSError, FloatingPointError, ImportError)):

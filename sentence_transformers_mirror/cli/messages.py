@@ -79,7 +79,7 @@ def tell(args: argparse.Namespace, facts: dict, words: str) -> None:
     )
 
 
-def quiet() -> None:
+def silence_others() -> None:
     """Silence what other libraries report of their work, but keep their errors and the hub's bars of downloads."""
     import datasets
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sentence_transformers_mirror.cli.messages import complain, quiet
+from sentence_transformers_mirror.cli.messages import complain, silence_others
 
 if TYPE_CHECKING:
     from sentence_transformers_mirror.search import SearchIndex
@@ -28,7 +28,7 @@ def opened(args: argparse.Namespace, where: dict | None = None, embeds: bool = T
     name = opened.facts()["model"]
     if args.model is None and name is None:
         raise ValueError("The index does not know which model built it: pass --model.")
-    quiet()
+    silence_others()
     model = args.model
     if model is None:
         from sentence_transformers_mirror.models import load_model

@@ -8,7 +8,7 @@ import os
 import shlex
 
 from sentence_transformers_mirror.cli.arguments import add_seed, add_verb
-from sentence_transformers_mirror.cli.messages import quiet
+from sentence_transformers_mirror.cli.messages import silence_others
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
@@ -24,7 +24,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    quiet()
+    silence_others()
     from sentence_transformers_mirror import quickstart
 
     result = quickstart.run(args.output, seed=args.seed, overwrite=args.force)

@@ -8,7 +8,7 @@ import json
 from dataclasses import replace
 
 from sentence_transformers_mirror.cli.arguments import add_seed, add_verb, check_texts
-from sentence_transformers_mirror.cli.messages import INTERRUPTED, quiet
+from sentence_transformers_mirror.cli.messages import INTERRUPTED, silence_others
 from sentence_transformers_mirror.training.recipes import RECIPES, resolve
 
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--max-texts must be at least 2, not {args.max_texts}.")
     check_texts(args, args.title)
     refuse_model(args.output, args.force)
-    quiet()
+    silence_others()
     from sentence_transformers_mirror.texts.corpus import load_corpus
     from sentence_transformers_mirror.training.tuning import mirror_tune
 

@@ -16,6 +16,7 @@ from sentence_transformers_mirror.search import fusion as fuse
 from sentence_transformers_mirror.search.base import Base
 from sentence_transformers_mirror.search.calibration import RATE, calibrate
 from sentence_transformers_mirror.search.entries import check_text
+from sentence_transformers_mirror.search.fusion import Fusion, Mode
 from sentence_transformers_mirror.search.hits import Hit
 from sentence_transformers_mirror.search.passages import documents
 from sentence_transformers_mirror.search.rerank import judge, reranked
@@ -44,9 +45,9 @@ class Asked(Base):
         threshold: float | Literal["auto"] | None = None,
         where: filters.Where | None = None,
         *,
-        mode: Literal["meaning", "words", "both"] = ...,
+        mode: Mode = ...,
         weight: float | None = ...,
-        fusion: Literal["convex", "rrf"] = ...,
+        fusion: Fusion = ...,
         rerank: CrossEncoder | Judge | str | Path | None = ...,
         candidates: int = ...,
     ) -> list[Hit]: ...
@@ -59,9 +60,9 @@ class Asked(Base):
         threshold: float | Literal["auto"] | None = None,
         where: filters.Where | None = None,
         *,
-        mode: Literal["meaning", "words", "both"] = ...,
+        mode: Mode = ...,
         weight: float | None = ...,
-        fusion: Literal["convex", "rrf"] = ...,
+        fusion: Fusion = ...,
         rerank: CrossEncoder | Judge | str | Path | None = ...,
         candidates: int = ...,
     ) -> list[list[Hit]]: ...
@@ -73,9 +74,9 @@ class Asked(Base):
         threshold: float | Literal["auto"] | None = None,
         where: filters.Where | None = None,
         *,
-        mode: Literal["meaning", "words", "both"] = "meaning",
+        mode: Mode = "meaning",
         weight: float | None = None,
-        fusion: Literal["convex", "rrf"] = "convex",
+        fusion: Fusion = "convex",
         rerank: CrossEncoder | Judge | str | Path | None = None,
         candidates: int = 50,
     ) -> list[Hit] | list[list[Hit]]:
@@ -97,8 +98,8 @@ class Asked(Base):
                 and 0 a text at random; ``rrf`` adds reciprocal ranks.
             rerank: Who takes a second look: a ``CrossEncoder``, its name or path, or a function that takes a list of
                 pairs (query, text) and gives a number for each, higher for better. A name is loaded anew for each
-                call; for several calls pass the model. It sees the best passage where
-                texts are cut, and its number is the ``score`` of a hit.
+                call; for several calls pass the model. It sees the best passage where texts are cut, and its number
+                is the ``score`` of a hit.
             candidates: Hits that are looked at again, at least 1; never fewer than ``top_k``.
 
         Returns:

@@ -13,7 +13,7 @@ from sentence_transformers_mirror.scalars import plain
 from sentence_transformers_mirror.search.choosing import Choice
 from sentence_transformers_mirror.search.describe import describe
 from sentence_transformers_mirror.search.encoder import Encoder
-from sentence_transformers_mirror.search.manifest import Kept
+from sentence_transformers_mirror.search.manifest import KeptStructure
 from sentence_transformers_mirror.search.snapshot import Snapshot
 from sentence_transformers_mirror.search.state import State, identity
 
@@ -38,7 +38,7 @@ class Base:
         self._choice = choice
         # The folders it lies in, each with the tags that a save of this index may have left there.
         self._homes: dict[str, tuple[str, ...]] = {}
-        self._structure_file: Kept | None = None
+        self._structure_file: KeptStructure | None = None
         self._writing = threading.RLock()
         _indexes.add(self)
 

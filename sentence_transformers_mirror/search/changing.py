@@ -59,15 +59,19 @@ class Changed(Base):
             for window in windows(texts, ids, metadata, WINDOW):
                 if window.ids is not None:
                     check_new(window.ids, state.positions, "in the index already; use update, or")
-                given.append(None if vectors is None else vectors[rows : rows + len(window.texts)])
-                read.append(embedded(state, window, given[-1], batch_size, bar.update, rows))
+                mine = None if vectors is None else vectors[rows : rows + len(window.texts)]
+                given.append((mine, rows))
+                read.append(embedded(state, window, mine, batch_size, bar.update, rows))
                 rows += len(window.texts)
         if vectors is not None and len(vectors) != rows:
             raise ValueError(f"There are {len(vectors)} vectors for {rows} texts: pass one per text.")
         with self._writing:
             now = self._state
             if now.encoder is not state.encoder or now.dimension != state.dimension:  # rebuilt meanwhile
-                read = [embedded(now, window, mine, batch_size) for (window, _), mine in zip(read, given, strict=True)]
+                read = [
+                    embedded(now, window, mine, batch_size, before=before)
+                    for (window, _), (mine, before) in zip(read, given, strict=True)
+                ]
             now, names = appended(now, read)
             self._state = settled(now, self._choice)
         return names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -14,8 +14,9 @@ from sentence_transformers_mirror.search.scan import products
 from sentence_transformers_mirror.search.snapshot import Snapshot
 
 Mode = Literal["meaning", "words", "both"]
-MODES: tuple[Mode, ...] = ("meaning", "words", "both")
-FUSIONS = ("convex", "rrf")
+Fusion = Literal["convex", "rrf"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+FUSIONS: tuple[Fusion, ...] = get_args(Fusion)
 WEIGHT = 0.3  # of meaning; chosen in benchmarks/hybrid.py, on other sets than the one that is reported
 _CANDIDATES = 100  # of each search, at least: a text that is far down in both is no hit of theirs together
 _RRF = 60  # Cormack et al. 2009

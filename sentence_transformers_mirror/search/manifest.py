@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from sentence_transformers_mirror.errors import BrokenIndexError
 from sentence_transformers_mirror.printable import printable, quoted
 from sentence_transformers_mirror.search import store, words
 from sentence_transformers_mirror.search.blob import Blob, unharmed
@@ -23,7 +24,7 @@ from sentence_transformers_mirror.search.structure import Structure, read_struct
 
 logger = logging.getLogger(__name__)
 
-Kept = tuple[Any, str, dict[str, Any]]  # a structure, the folder that it is kept in, and its record there
+KeptStructure = tuple[Any, str, dict[str, Any]]  # a structure, the folder that it is kept in, and its record there
 
 
 def write_segment(save: Save, segment: Segment, language: str | None) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def write_segment(save: Save, segment: Segment, language: str | None) -> dict[st
     record = segment.files[1] if segment.files is not None and segment.files[0] == save.home else {}
     if not record or not save.has(record):
         if segment.mapped and segment.files is not None and not unharmed(*segment.files):
-            raise store.BrokenIndexError(
+            raise BrokenIndexError(
                 f"Files of the index in {segment.files[0]} were damaged or deleted since it was opened: restore the "
                 "folder from a copy or build the index again."
             )
@@ -51,7 +52,7 @@ def read_words_later(segment: Segment, folder: Path) -> None:
     """Let the words that a save has just written be read from where they lie."""
     if segment.files is not None and segment.read_words is None and segment.words_now() is None:
         parts = segment.files[1]["words"]["parts"]
-        with contextlib.suppress(store.BrokenIndexError, OSError):  # only a cache, and the index is saved
+        with contextlib.suppress(BrokenIndexError, OSError):  # only a cache, and the index is saved
             blobs = [Blob(folder, part["file"], mapped=True) for part in parts]
             segment.read_words = functools.partial(_read_words, blobs, parts)
 
@@ -68,7 +69,7 @@ def write_removed(save: Save, snapshot: Snapshot) -> dict[str, Any] | None:
     return {"file": save.array("removed", rows), "rows": len(rows)}
 
 
-def write_structure(save: Save, snapshot: Snapshot, kept: Kept | None) -> dict[str, Any] | None:
+def write_structure(save: Save, snapshot: Snapshot, kept: KeptStructure | None) -> dict[str, Any] | None:
     """The record of the FAISS structure, None if there is none; it is written if the folder does not hold it yet."""
     if snapshot.structure is None:
         return None
@@ -120,7 +121,7 @@ def restore(contents: store.Contents, path: str | Path, with_faiss: bool = True)
         if manifest["structure"] is not None:
             snapshot = replace(snapshot, structure=_structure_loader(contents, choice, snapshot, with_faiss))
     except (KeyError, TypeError, ValueError) as error:
-        raise store.BrokenIndexError(f"{path} has a manifest that describes no index: {quoted(error, 80)}.") from error
+        raise BrokenIndexError(f"{path} has a manifest that describes no index: {quoted(error, 80)}.") from error
     return snapshot, choice
 
 
@@ -139,11 +140,11 @@ def verify(path: str | Path) -> dict[str, Any]:
     manifest = contents.index
     ids = list(restore(contents, path)[0].ids())
     if len(set(ids)) != len(ids):
-        raise store.BrokenIndexError(f"{path} has an id twice: build the index again.")
+        raise BrokenIndexError(f"{path} has an id twice: build the index again.")
     for record, segment in zip(manifest["segments"], contents.segments, strict=True):
         lengths = np.linalg.norm(segment.vectors, axis=1)
         if not np.allclose(lengths, 1, atol=1e-4):
-            raise store.BrokenIndexError(f"{Path(path, record['vectors'][0])} has vectors that are no unit vectors.")
+            raise BrokenIndexError(f"{Path(path, record['vectors'][0])} has vectors that are no unit vectors.")
         for _ in segment.all_metadata():
             pass
     for record, blobs in zip(manifest["segments"], contents.words, strict=True):
@@ -154,12 +155,12 @@ def verify(path: str | Path) -> dict[str, Any]:
                 _read_words(blobs, record["words"]["parts"])
             except ValueError as error:
                 name = ", ".join(part["file"][0] for part in record["words"]["parts"])
-                raise store.BrokenIndexError(
+                raise BrokenIndexError(
                     f"{Path(path, name)}: {error}; load the index and save it, which repairs it."
                 ) from error
     if manifest["structure"] is not None and contents.faiss is None:
         file = Path(path, manifest["structure"]["file"][0])
-        raise store.BrokenIndexError(f"{file} is damaged or missing: load the index and save it, which repairs it.")
+        raise BrokenIndexError(f"{file} is damaged or missing: load the index and save it, which repairs it.")
     return {
         "texts": len(ids),
         "files": len(contents.blobs) + 1,
@@ -193,7 +194,7 @@ def _structure_loader(
         try:
             return choose(snapshot.vectors, wanted, snapshot.alive)[0]
         except (ValueError, MemoryError) as error:
-            raise store.BrokenIndexError(
+            raise BrokenIndexError(
                 f"The structure of the index in {folder} cannot be made again ({error}): build the index again."
             ) from error
 

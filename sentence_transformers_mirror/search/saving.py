@@ -125,7 +125,7 @@ class Save:
         _sync_folder(self.folder)
         _replace(self.fresh[-1], self.folder / MANIFEST)
         _sync_folder(self.folder)
-        named = {name for name in _names(index)}
+        named = set(_names(index))
         for file in list(self.folder.iterdir()):
             if _FILE_NAME.fullmatch(file.name) and file.name not in named:
                 # Windows does not delete a file that a reader has mapped; a later save tries again.

@@ -1,8 +1,4 @@
-"""What an index holds: segments of rows that never change, and which of their rows were removed.
-
-Rows are numbered in the order in which they came, through all segments. Growing appends a segment and removing sets a
-mark, so a snapshot that a search is reading never changes under it.
-"""
+"""Segments: rows that never change, on disk or in memory."""
 
 from __future__ import annotations
 

@@ -184,10 +184,10 @@ def _sections(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _cells(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a text may be long
-    quoted = delimiter != "\t" or _is_quoted(path)
+    in_quotes = delimiter != "\t" or _is_quoted(path)
     with _open(path) as binary, TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
-        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=quoted)
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if in_quotes else csv.QUOTE_NONE
+        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=in_quotes)
         try:
             header = next((row for row in reader if row), [])
             twice = [name for name in header if name and header.count(name) > 1]

@@ -19,6 +19,7 @@ from sentence_transformers_mirror.evidence.parts import Parts, split_parts
 from sentence_transformers_mirror.evidence.verdict import Evidence, Measurement, judge, measure
 from sentence_transformers_mirror.texts.sentences import split_sentences
 from sentence_transformers_mirror.texts.titles import split_title
+from sentence_transformers_mirror.training.modes import modes_kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,9 +39,7 @@ _SAMPLE = 1_000  # of them
 _CHARACTERS = 5  # a token, about
 
 
-def hold_out(
-    dataset: Dataset, recipe: Recipe, seed: int, language: str = "en", by_titles: bool = False
-) -> tuple[Dataset, Parts | None]:
+def hold_out(dataset: Dataset, recipe: Recipe, seed: int, by_titles: bool = False) -> tuple[Dataset, Parts | None]:
     """Set documents aside that tuning will not see.
 
     They are asked by their first sentences, which no recipe teaches to find the rest.
@@ -49,7 +48,6 @@ def hold_out(
         dataset: Texts, in a column ``text``, and perhaps their titles, in a column ``title``.
         recipe: How they will be tuned on, which says how much measuring may cost.
         seed: Seed for choosing the texts that are set aside.
-        language: The language of the texts, an ISO 639-1 code.
         by_titles: Whether documents of a single sentence may be asked by their titles instead. These must then not be
             taught: see `DocumentViews.teaches`.
 
@@ -67,7 +65,7 @@ def hold_out(
     structure = "first"
     # The beginning of a document tells, and is all that is read of it.
     begin = 2 * _CHARACTERS * recipe.max_length
-    structured = [row for row in sample if len(list(split_sentences(document(row)[1][:begin], language))) > 1]
+    structured = [row for row in sample if len(list(split_sentences(document(row)[1][:begin]))) > 1]
     if by_titles and len(structured) < _STRUCTURED * len(sample):
         structure = "title"
         structured = [row for row in sample if document(row)[0]]
@@ -90,7 +88,7 @@ def hold_out(
     if len(chosen) < _LEAST:
         return dataset, None
     try:
-        parts = split_parts(chosen.values(), structure, language=language, seed=seed)
+        parts = split_parts(chosen.values(), structure, seed=seed)
     except ValueError:  # too few are different
         return dataset, None
     left = [row for row in range(len(texts)) if row not in chosen]
@@ -218,11 +216,8 @@ class Guard(TrainerCallback):
 
     def _measure(self) -> Measurement:
         start = time.perf_counter()
-        modes = [(module, module.training) for module in self.model.modules()]
-        with self.autocast():
+        with self.autocast(), modes_kept(self.model):  # encode leaves it in evaluation mode
             measurement = measure(self.model, self.parts, prompt=self.prompt)
-        for module, mode in modes:  # encode leaves the model in evaluation mode
-            module.training = mode
         self.seconds += time.perf_counter() - start
         return measurement
 

@@ -20,7 +20,7 @@ class TuningResult:
     Attributes:
         steps: Number of steps of the optimiser.
         seconds: Wall-clock time of the training loop and of what the guard measures.
-            losses: Loss of each step.
+        losses: Loss of each step.
         texts: Number of texts that the model was tuned on.
         dropped: Number of texts left out, by reason.
         truncated: Share of a sample of 1,000 texts that are longer than the tokens read of them, in [0, 1].

@@ -112,14 +112,14 @@ def mirror_tune(
     with modes_kept(model):
         after = _evaluated(evaluator, model)
     result = TuningResult(
-        steps=run.trainer.state.global_step,
+        steps=run.steps,
         seconds=run.seconds,
         losses=run.losses,
         texts=len(plan.dataset),
         dropped=plan.dropped,
         truncated=plan.truncated,
         recipe=plan.recipe,
-        precision="bf16" if run.trainer.autocast_bf16 else "fp32",
+        precision=run.precision,
         interrupted=run.interrupted,
         before=run.before,
         after=after,
@@ -211,7 +211,8 @@ def _planned(
 class _Run:
     """What was done to the model."""
 
-    trainer: MirrorTrainer
+    steps: int
+    precision: str
     losses: list[float]
     seconds: float
     interrupted: bool
@@ -267,7 +268,7 @@ def _run(
             _host.raise_versions([*model.parameters(), *model.buffers()])  # for an index that knows the model
     losses = trainer.step_losses[:step].tolist()
     _host.describe_run(model, str(recipe), losses, trainer.state.epoch or 0)
-    return _Run(trainer, losses, seconds, interrupted, before, guarded)
+    return _Run(step, "bf16" if trainer.autocast_bf16 else "fp32", losses, seconds, interrupted, before, guarded)
 
 
 def _evaluated(evaluator: BaseEvaluator | None, model: SentenceTransformer) -> dict[str, float]:
