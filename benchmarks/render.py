@@ -13,6 +13,7 @@ from functools import partial
 
 from benchmarks import (
     ablations,
+    added_changes,
     batch_memory,
     both,
     encode_speed,
@@ -48,6 +49,7 @@ SECTIONS = [
     (lexical.section, "lexical"),
     (sts.section, "sts"),
     (search_tuning.section, "search_tuning"),
+    (added_changes.section, "added_changes"),
     (search_step.section, "search_step"),
     (tuning_speed.section, "tuning_speed_6x256"),
     (tuning_speed.section, "tuning_speed_12x768"),

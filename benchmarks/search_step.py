@@ -20,6 +20,7 @@ from benchmarks.markdown import source, table
 from benchmarks.search_tuning import cranfield
 from sentence_transformers_mirror import RECIPES, MirrorLoss, embedded_model_path
 from sentence_transformers_mirror._host import has_native_bf16
+from sentence_transformers_mirror.training.loss import groups_for
 from sentence_transformers_mirror.training.trainer import give_memory_back
 
 
@@ -34,7 +35,13 @@ def measure(data: Path, steps: int, documents_a_step: int) -> dict[str, object]:
     bf16 = has_native_bf16(model.device)
     search, sentence = RECIPES["search"], RECIPES["sentence"]
     losses = {
-        "search": MirrorLoss(model, search.temperature, mask=None, labels_are_ids=True),
+        "search": MirrorLoss(
+            model,
+            search.temperature,
+            mask=None,
+            groups=groups_for("cpu", 2 * documents_a_step, search.max_length),
+            labels_are_ids=True,
+        ),
         "sentence": MirrorLoss(model, sentence.temperature),
     }
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)

@@ -169,6 +169,23 @@ def test_search_tuning(data_dir, tmp_path, tiny_model):
     assert "| telling sentences |" in page and "| untuned |" in page
 
 
+def test_added_changes():
+    import torch
+
+    from benchmarks import added_changes, common
+
+    weights = [{"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, 2.0])}, {"w": torch.tensor([1.0, 6.0])}]
+    made = added_changes.added(weights[0], [(0.5, weights[1]), (0.25, weights[2])])
+    assert made["w"].tolist() == [2.0, 3.0]
+    scores = {"untuned": (20, 70), "search": (30, 72), "sentence": (21, 80), "0.7 and 0.7": (29, 78)}
+    run = {name: {"sklearn": one, "STS-B dev": other} for name, (one, other) in scores.items()}
+    assert added_changes.kept([run, run], "0.7 and 0.7") == pytest.approx((0.9, 0.8))
+    kept = {"environment": common.environment(), "result": {"runs": {"sums/1": run, "sums/2": run}}}
+    page = added_changes.section(kept)
+    assert "| 0.7 and 0.7 | 29.0 | 78.0 | 90% | 80% |" in page and "means of 2 seeds" in page
+    assert "| `search` alone | 30.0 | 72.0 | 100% | 20% |" in page
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak memory of a process")
 def test_batch_memory(data_dir):
     from benchmarks import batch_memory

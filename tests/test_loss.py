@@ -345,3 +345,5 @@ def test_large_batches_are_cut_into_more_groups():
         groups = [groups_for(device, n) for n in range(2, 2 * rows)]
         assert groups == sorted(groups) and groups[0] == 1 and groups[-1] == groups[rows - 2] == 8
     assert groups_for("cuda", 1_024) == 1 and groups_for("cpu", 128) == 4
+    longer = [groups_for("cpu", 128, tokens) for tokens in (25, 50, 96, 512)]
+    assert longer == [4, 4, 6, 8], "long rows differ more in length, and fill a matrix sooner"

@@ -35,8 +35,9 @@ from sentence_transformers_mirror import (
     mirror_tune,
     two_views,
 )
+from sentence_transformers_mirror.training import packing
 from sentence_transformers_mirror.training import trainer as of_trainer
-from sentence_transformers_mirror.training.loss import LAYOUT
+from sentence_transformers_mirror.training.loss import LAYOUT, groups_for
 from sentence_transformers_mirror.training.recipes import learning_rate_for
 from sentence_transformers_mirror.training.trainer import Shuffled
 
@@ -231,6 +232,20 @@ def test_workers_do_not_change_the_weights(make_model, texts, tmp_path):
         dataset = Dataset.from_dict({"text": texts})
         trainer(model, MirrorLoss(model), tmp_path, dataset, dataloader_num_workers=workers, seed=7).train()
     assert same(weights(models[0]), weights(models[1]))
+
+
+def test_a_recipe_for_longer_texts_cuts_its_batches_into_more_groups(tiny_model, monkeypatch):
+    seen, plan = [], packing.plan_groups
+
+    def noted(lengths, groups):
+        seen.append(groups)
+        return plan(lengths, groups)
+
+    monkeypatch.setattr(packing, "plan_groups", noted)
+    texts = [f"text number {n}" for n in range(64)]
+    for tokens in (50, 200):
+        mirror_tune(tiny_model, texts, "sentence", batch_size=64, max_length=tokens, guard=False)
+    assert seen == [groups_for("cpu", 128), groups_for("cpu", 128, 200)] == [4, 8]
 
 
 class Recorder(MirrorLoss):

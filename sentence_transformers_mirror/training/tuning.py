@@ -25,7 +25,7 @@ from sentence_transformers_mirror.texts.corpus import load_corpus
 from sentence_transformers_mirror.training.cached_loss import CachedMirrorLoss
 from sentence_transformers_mirror.training.dropout import drophead, dropout_rate
 from sentence_transformers_mirror.training.guard import Guard, Guarded, hold_out
-from sentence_transformers_mirror.training.loss import MirrorLoss
+from sentence_transformers_mirror.training.loss import MirrorLoss, groups_for
 from sentence_transformers_mirror.training.modes import modes_kept, trained_in_float32
 from sentence_transformers_mirror.training.recipes import Recipe, learning_rate_for, resolve
 from sentence_transformers_mirror.training.result import HISTORY, TuningResult
@@ -282,7 +282,8 @@ def _loss(model: SentenceTransformer, recipe: Recipe) -> MirrorLoss:
     mask = None if recipe.mask is None else TokenSpanMask(recipe.mask, recipe.mask_min_length)
     same, size, ids = recipe.ignore_duplicates, recipe.mini_batch_size, recipe.views is not None
     if size is None:
-        return MirrorLoss(model, recipe.temperature, mask, same, labels_are_ids=ids)
+        groups = groups_for(model.device.type, 2 * recipe.batch_size, recipe.max_length)
+        return MirrorLoss(model, recipe.temperature, mask, same, groups, labels_are_ids=ids)
     return CachedMirrorLoss(model, recipe.temperature, mask, same, size, labels_are_ids=ids)
 
 
