@@ -20,6 +20,7 @@ RUN = {
     "words_and_phrases.py",
     "short_vectors.py",
     "onnx_export.py",
+    "langchain_store.py",
     "semantic_search.py",
     "mirror_tuning.ipynb",
 }
@@ -102,6 +103,13 @@ def test_onnx_export(tmp_path, make_model):
     make_model("modernbert").save_pretrained(str(tmp_path / "model"))
     printed = run(tmp_path, EXAMPLES / "onnx_export.py", "model", "model.onnx")
     assert float(printed.split("largest difference to PyTorch ")[1]) < 1e-4
+
+
+def test_langchain_store(tmp_path, text_file, tiny):
+    pytest.importorskip("langchain_core", reason='needs pip install "sentence-transformers-mirror[langchain]"')
+    printed = run(tmp_path, EXAMPLES / "langchain_store.py", text_file, "store", "Who opens a window?", *tiny)
+    assert printed.startswith("16 texts in store\n") and len(printed.splitlines()) == 1 + 3 + 1 + 3
+    assert (tmp_path / "store" / "manifest.json").exists()
 
 
 def test_semantic_search(tmp_path, tiny):
