@@ -21,6 +21,7 @@ from benchmarks import (
     guard,
     hybrid,
     lexical,
+    mteb_tasks,
     pretraining,
     scaling,
     search,
@@ -57,6 +58,7 @@ SECTIONS = [
     (encode_speed.section, "encode_speed"),
     (search.section, "search"),
     (verdict.section, "verdict"),
+    (mteb_tasks.section, "mteb_tasks"),
     (guard.section, "guard"),
     *((partial(scaling.section, what), f"scaling_{what}") for what in scaling.SIZES),
 ]

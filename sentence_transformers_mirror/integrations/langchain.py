@@ -302,10 +302,10 @@ def marginal(cosines: np.ndarray, vectors: np.ndarray, k: int, weight: float) ->
     """Which of some candidates to take, one after the other: near to the query, and unlike those taken before.
 
     Args:
-        cosines: Of the candidates and the query, shape (candidates,).
+        cosines: The cosines of the candidates and the query, shape (candidates,).
         vectors: Unit vectors of the candidates, shape (candidates, dimension).
         k: How many to take.
-        weight: Of nearness, 0 to 1.
+        weight: The weight of nearness, 0 to 1.
 
     Returns:
         Up to ``k`` numbers of candidates, in the order in which they were taken.
