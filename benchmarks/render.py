@@ -22,6 +22,7 @@ from benchmarks import (
     guard,
     hybrid,
     lexical,
+    mteb_tasks,
     pretraining,
     scaling,
     search,
@@ -59,6 +60,7 @@ SECTIONS = [
     (encode_speed.section, "encode_speed"),
     (search.section, "search"),
     (verdict.section, "verdict"),
+    (mteb_tasks.section, "mteb_tasks"),
     (guard.section, "guard"),
     *((partial(scaling.section, what), f"scaling_{what}") for what in scaling.SIZES),
 ]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run `__getattr_
     from sentence_transformers_mirror.training.cached_loss import CachedMirrorLoss
     from sentence_transformers_mirror.training.document_views import DocumentViews
     from sentence_transformers_mirror.training.dropout import drophead, dropout_rate
+    from sentence_transformers_mirror.training.generated import generated_queries
     from sentence_transformers_mirror.training.loss import MirrorLoss
     from sentence_transformers_mirror.training.nt_xent import nt_xent
     from sentence_transformers_mirror.training.recipes import RECIPES, Recipe
@@ -41,6 +42,7 @@ _HOMES = {
     "drophead": "training.dropout",
     "compare": "evidence.verdict",
     "evaluate": "evidence.evaluation",
+    "generated_queries": "training.generated",
     "load_corpus": "texts.corpus",
     "mirror_tune": "training.tuning",
     "nt_xent": "training.nt_xent",
@@ -64,6 +66,7 @@ __all__ = [
     "dropout_rate",
     "embedded_model_path",
     "evaluate",
+    "generated_queries",
     "load_corpus",
     "mirror_tune",
     "nt_xent",

@@ -34,6 +34,8 @@ OBJECTS = [*(one for one in PUBLIC if callable(one)), BrokenIndexError, Conflict
 
 FENCE = re.compile(r"^```(\S*)(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DIRECTIVES = {"{eval-rst}", "{toctree}", "{include}", "{recipes}", "{help}"}
+# What pages need beyond the tests' own packages.
+NEEDS = {"langchain": "langchain_core"}
 # Commands that take minutes or stay; that they are spelled right is seen from their arguments.
 NOT_RUN = {"quickstart", "demo"}
 
@@ -154,6 +156,8 @@ def arguments(argv):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_code_of_a_page_runs(page, world):
+    if page.stem in NEEDS:
+        pytest.importorskip(NEEDS[page.stem], reason=f"needs the extra {page.stem}")
     names = dict(world, __name__="page")
     if re.search(r"""output(?:_dir=")?[ ]?tuned[\s"]""", page.read_text(encoding="utf-8")):
         shutil.rmtree("tuned")  # the page makes it

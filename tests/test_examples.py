@@ -20,6 +20,8 @@ RUN = {
     "words_and_phrases.py",
     "short_vectors.py",
     "onnx_export.py",
+    "generated_queries.py",
+    "langchain_store.py",
     "semantic_search.py",
     "mirror_tuning.ipynb",
 }
@@ -102,6 +104,26 @@ def test_onnx_export(tmp_path, make_model):
     make_model("modernbert").save_pretrained(str(tmp_path / "model"))
     printed = run(tmp_path, EXAMPLES / "onnx_export.py", "model", "model.onnx")
     assert float(printed.split("largest difference to PyTorch ")[1]) < 1e-4
+
+
+def test_generated_queries(tmp_path, texts, tiny):
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(f"Document-number-{n:04}: {texts[n % 3]}" for n in range(256)), encoding="utf-8")
+    program = "import sys; print(sys.stdin.read().split()[-4:][0], 'of what?')"
+    script = EXAMPLES / "generated_queries.py"
+    printed = run(tmp_path, script, path, "out", "-k", "256", *tiny)
+    assert printed.startswith("205 of 205 questions are kept") and "51 questions about 51 other texts" in printed
+    assert "words (TF-IDF)" in printed
+    assert (tmp_path / "out" / "modules.json").exists()
+    printed = run(tmp_path, script, path, "out2", "-k", "256", "--generate", f'{sys.executable} -c "{program}"', *tiny)
+    assert "duplicate" in printed
+
+
+def test_langchain_store(tmp_path, text_file, tiny):
+    pytest.importorskip("langchain_core", reason='needs pip install "sentence-transformers-mirror[langchain]"')
+    printed = run(tmp_path, EXAMPLES / "langchain_store.py", text_file, "store", "Who opens a window?", *tiny)
+    assert printed.startswith("16 texts in store\n") and len(printed.splitlines()) == 1 + 3 + 1 + 3
+    assert (tmp_path / "store" / "manifest.json").exists()
 
 
 def test_semantic_search(tmp_path, tiny):

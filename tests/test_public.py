@@ -11,8 +11,8 @@ from sentence_transformers_mirror.cli.main import parser_of_all
 
 NAMES = """
 CachedMirrorLoss CharSpanMask CorpusReport DocumentViews Hit MirrorLoss RECIPES Recipe SearchIndex
-TokenSpanMask TuningResult compare drophead dropout_rate embedded_model_path evaluate load_corpus mirror_tune
-nt_xent two_views
+TokenSpanMask TuningResult compare drophead dropout_rate embedded_model_path evaluate generated_queries load_corpus
+mirror_tune nt_xent two_views
 """.split()
 
 VERBS = """

@@ -412,6 +412,9 @@ def test_add_remove_update_with_a_model(tiny_model, tmp_path):
     assert (best.id, best.text) == (1, "the dog and the bird") and best.score == pytest.approx(1, abs=1e-5)
     index.save(tmp_path)
     assert SearchIndex.load(tmp_path, tiny_model).search("a dog") == index.search("a dog")
+    index.update(2, TEXTS[2], {"old": True})
+    assert index.add(["a cow", "a hen"], ids=["cow", 2], overwrite=True) == ["cow", 2]
+    assert len(index) == 8 and index[2] == ("a hen", {}) and index.search("a hen", top_k=1)[0].id == 2
     index.remove(list(index))
     assert len(index) == 0 and index.search("a dog") == [] and index.search(["a dog", "a bird"]) == [[], []]
     index.save(tmp_path)
@@ -424,6 +427,7 @@ def test_add_remove_update_with_a_model(tiny_model, tmp_path):
     [
         (lambda index: index.add(["x"], ids=[0]), ValueError, "The id 0 is in the index already"),
         (lambda index: index.add(["x", "y"], ids=["a", "a"]), ValueError, "'a' is there twice"),
+        (lambda index: index.add(["x", "y"], ids=[0, 0], overwrite=True), ValueError, "0 is there twice"),
         (lambda index: index.add(["x", " "]), ValueError, "blank"),
         (lambda index: index.remove("7"), ValueError, "The id '7' is not in the index"),
         (lambda index: index.remove([1, 1]), ValueError, "given twice"),

@@ -60,6 +60,7 @@ class BreaksIn:
 CHANGES = {
     "add": lambda index: index.add(["new", "newer"], ["a", 99], vectors=VECTORS[20:22]),
     "add without ids": lambda index: index.add(["new"], vectors=VECTORS[20:21]),
+    "add over others": lambda index: index.add(["new", "x"], [3, "a"], vectors=VECTORS[20:22], overwrite=True),
     "remove": lambda index: index.remove([3, 4]),
     "remove many": lambda index: index.remove(list(range(8))),
     "update": lambda index: index.update(5, "other", {"n": "other"}, vectors=VECTORS[30:31]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from typing_extensions import assert_type
 
@@ -23,6 +24,7 @@ from sentence_transformers_mirror import (
     dropout_rate,
     embedded_model_path,
     evaluate,
+    generated_queries,
     load_corpus,
     mirror_tune,
     nt_xent,
@@ -36,6 +38,7 @@ def program(model: SentenceTransformer) -> None:
     assert_type(embedded_model_path(), str)
     assert_type(RECIPES["search"], Recipe)
     assert_type(mirror_tune(model, ["a text", "another"], "search"), TuningResult)
+    assert_type(generated_queries(["a text"], str.upper, model), tuple[Dataset, CorpusReport])
     assert_type(compare(model, model, ["one. two.", "three. four."]), Evidence)
     assert_type(evaluate(model, "data"), list[Score])
     texts, report = load_corpus("texts.csv")

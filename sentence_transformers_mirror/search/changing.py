@@ -36,6 +36,7 @@ class Changed(Base):
         vectors: np.ndarray | None = None,
         batch_size: int | None = None,
         show_progress: bool | None = None,
+        overwrite: bool = False,
     ) -> list[int | str]:
         """Add texts. An error leaves the index as it was.
 
@@ -43,13 +44,15 @@ class Changed(Base):
             texts, ids, metadata, batch_size, show_progress: As for ``build``; by default the ids are the numbers after
                 the largest that there ever was.
             vectors: The embeddings of the texts, shape (texts, dimension), where they are there already.
+            overwrite: Whether a text replaces the one that has its id, metadata and all.
 
         Returns:
             The ids of the new texts.
 
         Raises:
             OSError, TypeError: As for ``build``.
-            ValueError: As for ``build``; or if an id is in the index, or there is neither a model nor ``vectors``.
+            ValueError: As for ``build``; or if an id is in the index and is not to be overwritten, or there is neither
+                a model nor ``vectors``.
         """
         batch_size = None if batch_size is None else whole_number(batch_size, "batch_size", 1)
         state = self._state
@@ -57,7 +60,7 @@ class Changed(Base):
             read, given = [], []
             rows = 0
             for window in windows(texts, ids, metadata, WINDOW):
-                if window.ids is not None:
+                if window.ids is not None and not overwrite:
                     check_new(window.ids, state.positions, "in the index already; use update, or")
                 mine = None if vectors is None else vectors[rows : rows + len(window.texts)]
                 given.append((mine, rows))
@@ -72,6 +75,9 @@ class Changed(Base):
                     embedded(now, window, mine, batch_size, before=before)
                     for (window, _), (mine, before) in zip(read, given, strict=True)
                 ]
+            if overwrite:
+                given_ids = dict.fromkeys(item for window, _ in read for item in window.ids or ())
+                now = without(now, [now.positions[item] for item in given_ids if item in now.positions])
             now, names = appended(now, read)
             self._state = settled(now, self._choice)
         return names

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from sentence_transformers_mirror.search.fusion import Found
 from sentence_transformers_mirror.search.snapshot import Snapshot
 
@@ -79,6 +81,13 @@ class Hit:
 
     def __reduce__(self) -> tuple:
         return Hit, tuple(getattr(self, name) for name in Hit.__slots__[:-2])
+
+
+def vectors_of(hits: list[Hit]) -> np.ndarray:
+    """The unit vectors that one search compared with its query, shape (hits, dimension), float32."""
+    if not hits:
+        return np.empty((0, 0), np.float32)
+    return hits[0]._snapshot.vectors.take(np.array([hit._row for hit in hits], np.int64))
 
 
 # A frozen dataclass is written to past its own guard.
