@@ -25,7 +25,7 @@ add --column --debug --ids --json --metadata --model --texts INDEX
 search --candidates --debug --fusion --json --mode --model --rerank --threshold --top-k --weight --where INDEX QUERY
 info --debug --json INDEX
 verify --debug --json INDEX
-demo --debug --host --json --model --port INDEX
+demo --before --debug --host --json --model --port INDEX
 """  # noqa: E501
 
 

@@ -370,4 +370,5 @@ def test_threads_search_by_words_while_another_changes(tmp_path):
     ],
 )
 def test_words_of_the_query_are_marked(text, query, language, expected):
-    assert words.marked(text, query, language, "[", "]") == expected
+    found = words.pieces(text, query, language)
+    assert "".join(f"[{piece}]" if marked else piece for piece, marked in found) == expected

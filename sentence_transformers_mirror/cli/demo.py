@@ -11,6 +11,9 @@ from sentence_transformers_mirror.cli.opening import opened
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser = add_index_verb(verbs, "demo", run, "serve a web page to search an index (needs gradio, the extra `demo`)")
     add_model(parser)
+    parser.add_argument(
+        "--before", metavar="DIR", help="another index, whose hits are shown beside those of the first"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")
     add_index(parser)
@@ -21,5 +24,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--port is a number from 1 to 65535, not {args.port}.")
     from sentence_transformers_mirror.demo import serve
 
-    serve(opened(args), args.host, args.port)
+    before = None
+    if args.before is not None:
+        before = opened(argparse.Namespace(**{**vars(args), "index": args.before, "model": None}))
+    serve(opened(args), args.host, args.port, before=before)
     return 0

@@ -99,14 +99,17 @@ def terms_of(text: str, language: str | None) -> list[str]:
     return [term for term, _, _ in _places(text, language)]
 
 
-def marked(text: str, query: str, language: str | None, before: str, after: str) -> str:
-    """A text with something before and after each word that has a term of a query."""
-    asked, made, position = set(terms_of(query, language)), [], 0
+def pieces(text: str, query: str, language: str | None) -> Iterator[tuple[str, bool]]:
+    """A text in pieces, one after the other, each with whether it is a word that has a term of a query."""
+    asked, position = set(terms_of(query, language)), 0
     for term, low, high in _places(text, language):
         if term in asked:
-            made += [text[position:low], before, text[low:high], after]
+            if position < low:
+                yield text[position:low], False
+            yield text[low:high], True
             position = high
-    return "".join([*made, text[position:]])
+    if position < len(text):
+        yield text[position:], False
 
 
 def _places(text: str, language: str | None) -> Iterator[tuple[str, int, int]]:

@@ -1,0 +1,147 @@
+"""A map of an index: a sample of its texts in two dimensions, where hits find their place, too."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sentence_transformers_mirror.search.words import terms_of
+from sentence_transformers_mirror.texts.sentences import split_sentences
+
+if TYPE_CHECKING:
+    from sentence_transformers_mirror.search import Hit, SearchIndex
+
+_SAMPLE = 600  # texts
+_LEAST = 20  # texts, below which there are no neighbourhoods and no common words to speak of
+_READ = 2_000  # characters of a text
+_EXAMPLES = 6
+_FEW, _LONG = 3, 70  # words of an example at least, and characters at most
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some texts of an index.
+
+    Args:
+        ids: Their ids.
+        texts: What was embedded of each: the text, or its first passage.
+        vectors: Unit vectors, float32, shape (texts, dimension).
+    """
+
+    ids: list[int | str]
+    texts: list[str]
+    vectors: np.ndarray
+
+    @classmethod
+    def of(cls, index: SearchIndex, ids: Sequence[int | str] | None = None, seed: int = 0) -> Sample:
+        """Texts drawn at random, or those of some ids that the index has."""
+        state = index._state
+        snapshot = state.snapshot
+        if ids is None:
+            rows = np.sort(np.random.default_rng(seed).permutation(snapshot.texts)[:_SAMPLE])
+        else:
+            rows = np.array([state.positions[item] for item in ids if item in state.positions], np.int64)
+        places = [snapshot.locate(row) for row in rows.tolist()]
+        return cls(
+            [segment.id(local) for segment, local in places],
+            [segment.passage(local) for segment, local in places],
+            snapshot.vectors.take(rows),
+        )
+
+    def examples(self) -> list[str]:
+        """A few queries: sentences of the texts, or how these begin."""
+        found = list(filter(None, dict.fromkeys(_beginning(text) for text in self.texts)))
+        long = [text for text in found if len(text.split()) >= _FEW] or found
+        return long[:: max(len(long) // _EXAMPLES, 1)][:_EXAMPLES]
+
+    def common(self, language: str | None) -> frozenset[str]:
+        """Terms that tell little: those of more than a fifth of the texts, where these are not too few to say."""
+        if len(self.texts) < _LEAST:
+            return frozenset()
+        counts = Counter(term for text in self.texts for term in set(terms_of(text[:_READ], language)))
+        return frozenset(term for term, count in counts.items() if 5 * count > len(self.texts))
+
+
+def _beginning(text: str) -> str:
+    """The first sentence of a text, without the words that are too many."""
+    sentence = " ".join(next(iter(split_sentences(text[: 10 * _LONG])), "").split())
+    if len(sentence) <= _LONG:
+        return sentence
+    return sentence[: _LONG + 1].rpartition(" ")[0] or sentence[:_LONG]
+
+
+class Chart:
+    """Places of texts in a square, 0 to 1 both ways: by UMAP if it is installed, else by the principal components.
+
+    Args:
+        sample: The texts.
+        like: The chart of another model. This one is turned and mirrored until texts of both lie where they lie there,
+            as far as that goes: in which direction a component points is chance.
+    """
+
+    def __init__(self, sample: Sample, like: Chart | None = None) -> None:
+        self.sample = sample
+        self._turn = np.eye(2)
+        self._reducer = _reducer(sample.vectors)
+        if self._reducer is None:
+            self._places = np.zeros((len(sample.ids), 2))
+        else:
+            self._places = np.asarray(self._reducer.fit_transform(sample.vectors), np.float64)
+        self._mean = self._places.sum(axis=0) / max(len(sample.ids), 1)
+        self._places = self._places - self._mean
+        if like is not None:
+            where = {item: row for row, item in enumerate(like.sample.ids)}
+            shared = [(row, where[item]) for row, item in enumerate(sample.ids) if item in where]
+            mine, other = np.array(shared, np.int64).reshape(-1, 2).T
+            left, _, right = np.linalg.svd(self._places[mine].T @ like._places[other])  # Procrustes
+            self._turn = left @ right
+            self._places = self._places @ self._turn
+        self._low, self._high = self._places.min(axis=0, initial=0), self._places.max(axis=0, initial=0)
+
+    @property
+    def method(self) -> str:
+        return "principal components" if type(self._reducer).__name__ != "UMAP" else "UMAP"
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """Of the sample, shape (texts, 2)."""
+        return self._inside(self._places)
+
+    def place(self, hits: Sequence[Hit]) -> np.ndarray:
+        """Of hits, which need not be in the sample, shape (hits, 2)."""
+        known = {item: row for row, item in enumerate(self.sample.ids)}
+        places = np.full((len(hits), 2), 0.5)
+        new = [number for number, hit in enumerate(hits) if hit.id not in known]
+        if new and self._reducer is not None:
+            # A hit that was just found has its row still at hand.
+            rows = [(hits[number]._snapshot, np.array([hits[number]._row])) for number in new]
+            vectors = np.concatenate([snapshot.vectors.take(row) for snapshot, row in rows])
+            found = np.asarray(self._reducer.transform(vectors), np.float64)
+            places[new] = self._inside((found - self._mean) @ self._turn)
+        for number, hit in enumerate(hits):
+            if hit.id in known:
+                places[number] = self.places[known[hit.id]]
+        return places
+
+    def _inside(self, places: np.ndarray) -> np.ndarray:
+        spread = np.where(self._high > self._low, self._high - self._low, 1)
+        return np.clip((places - self._low) / spread, 0, 1)
+
+
+def _reducer(vectors: np.ndarray) -> Any:
+    """What reduces vectors to two numbers; None where there is nothing to reduce."""
+    if min(vectors.shape) < 2:
+        return None
+    if len(vectors) >= _LEAST and importlib.util.find_spec("umap") is not None:
+        import umap
+
+        return umap.UMAP(metric="cosine", random_state=0, n_jobs=1)
+    from sklearn.decomposition import PCA
+
+    return PCA(2, random_state=0)
