@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # for editors and type checkers, which do not run `__getattr__`
     from sentence_transformers_mirror.evidence.evaluation import evaluate
     from sentence_transformers_mirror.evidence.verdict import compare
+    from sentence_transformers_mirror.scale.shards import encode_shards
     from sentence_transformers_mirror.search import Hit, SearchIndex
     from sentence_transformers_mirror.texts.corpus import CorpusReport, load_corpus
     from sentence_transformers_mirror.training.cached_loss import CachedMirrorLoss
@@ -40,6 +41,7 @@ _HOMES = {
     "dropout_rate": "training.dropout",
     "drophead": "training.dropout",
     "compare": "evidence.verdict",
+    "encode_shards": "scale.shards",
     "evaluate": "evidence.evaluation",
     "load_corpus": "texts.corpus",
     "mirror_tune": "training.tuning",
@@ -63,6 +65,7 @@ __all__ = [
     "drophead",
     "dropout_rate",
     "embedded_model_path",
+    "encode_shards",
     "evaluate",
     "load_corpus",
     "mirror_tune",

@@ -22,6 +22,7 @@ from sentence_transformers_mirror import (
     drophead,
     dropout_rate,
     embedded_model_path,
+    encode_shards,
     evaluate,
     load_corpus,
     mirror_tune,
@@ -44,6 +45,9 @@ def program(model: SentenceTransformer) -> None:
     assert_type(index, SearchIndex)
     assert_type(index.search("a query"), list[Hit])
     assert_type(index.search(["a query", "another"]), list[list[Hit]])
+    shards = encode_shards(model, ["texts.csv"], "vectors", ids="id")
+    assert_type(shards, list[str])
+    assert_type(SearchIndex.from_shards(shards, path="index"), SearchIndex)
     MirrorLoss(model, mask=TokenSpanMask())
     CachedMirrorLoss(model)
     two_views(CharSpanMask(model.tokenizer))

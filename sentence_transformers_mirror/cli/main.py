@@ -17,6 +17,7 @@ from sentence_transformers_mirror.cli import (
     add,
     compare,
     demo,
+    encode,
     evaluate,
     index,
     info,
@@ -37,7 +38,7 @@ from sentence_transformers_mirror.cli.messages import (
 )
 from sentence_transformers_mirror.errors import BrokenIndexError
 
-_VERBS = (tune, quickstart, evaluate, compare, index, add, search, info, verify, demo)  # as help lists them
+_VERBS = (tune, quickstart, evaluate, compare, encode, index, add, search, info, verify, demo)  # as help lists them
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from sentence_transformers_mirror.scalars import plain, whole_number
 from sentence_transformers_mirror.search.base import Base
 from sentence_transformers_mirror.search.encoder import Encoder
-from sentence_transformers_mirror.search.entries import check_id, check_new, windows
+from sentence_transformers_mirror.search.entries import check_id, windows
 from sentence_transformers_mirror.search.passages import Cutter
 from sentence_transformers_mirror.search.rows import WINDOW, Rows, embedded, progress
 from sentence_transformers_mirror.search.segments import gathered
@@ -58,7 +58,7 @@ class Changed(Base):
             rows = 0
             for window in windows(texts, ids, metadata, WINDOW):
                 if window.ids is not None:
-                    check_new(window.ids, state.positions, "in the index already; use update, or")
+                    state.positions.refuse(window.ids)
                 mine = None if vectors is None else vectors[rows : rows + len(window.texts)]
                 given.append((mine, rows))
                 read.append(embedded(state, window, mine, batch_size, bar.update, rows))
