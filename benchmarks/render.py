@@ -22,6 +22,7 @@ from benchmarks import (
     hybrid,
     lexical,
     pretraining,
+    scale,
     scaling,
     search,
     search_step,
@@ -59,6 +60,7 @@ SECTIONS = [
     (verdict.section, "verdict"),
     (guard.section, "guard"),
     *((partial(scaling.section, what), f"scaling_{what}") for what in scaling.SIZES),
+    (scale.section, "scale"),
 ]
 PAGES = {"gpu": gpu.section, "profile": step_profile.section}
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # for editors and type checkers, which do not run `__getattr__`
     from sentence_transformers_mirror.evidence.evaluation import evaluate
     from sentence_transformers_mirror.evidence.verdict import compare
+    from sentence_transformers_mirror.scale.milvus import MilvusSearch, export
     from sentence_transformers_mirror.scale.shards import encode_shards
     from sentence_transformers_mirror.search import Hit, SearchIndex
     from sentence_transformers_mirror.texts.corpus import CorpusReport, load_corpus
@@ -32,6 +33,7 @@ _HOMES = {
     "CorpusReport": "texts.corpus",
     "DocumentViews": "training.document_views",
     "Hit": "search",
+    "MilvusSearch": "scale.milvus",
     "MirrorLoss": "training.loss",
     "RECIPES": "training.recipes",
     "Recipe": "training.recipes",
@@ -43,6 +45,7 @@ _HOMES = {
     "compare": "evidence.verdict",
     "encode_shards": "scale.shards",
     "evaluate": "evidence.evaluation",
+    "export": "scale.milvus",
     "load_corpus": "texts.corpus",
     "mirror_tune": "training.tuning",
     "nt_xent": "training.nt_xent",
@@ -55,6 +58,7 @@ __all__ = [
     "CorpusReport",
     "DocumentViews",
     "Hit",
+    "MilvusSearch",
     "MirrorLoss",
     "RECIPES",
     "Recipe",
@@ -67,6 +71,7 @@ __all__ = [
     "embedded_model_path",
     "encode_shards",
     "evaluate",
+    "export",
     "load_corpus",
     "mirror_tune",
     "nt_xent",

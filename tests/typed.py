@@ -13,6 +13,7 @@ from sentence_transformers_mirror import (
     CorpusReport,
     DocumentViews,
     Hit,
+    MilvusSearch,
     MirrorLoss,
     Recipe,
     SearchIndex,
@@ -24,6 +25,7 @@ from sentence_transformers_mirror import (
     embedded_model_path,
     encode_shards,
     evaluate,
+    export,
     load_corpus,
     mirror_tune,
     nt_xent,
@@ -47,6 +49,10 @@ def program(model: SentenceTransformer) -> None:
     assert_type(index.search(["a query", "another"]), list[list[Hit]])
     shards = encode_shards(model, ["texts.csv"], "vectors", ids="id")
     assert_type(shards, list[str])
+    assert_type(export(shards, "milvus://localhost:19530/texts"), int)
+    remote = MilvusSearch("milvus://localhost:19530/texts", model)
+    assert_type(remote.search("a query", 5, {"year": 2024}), list[Hit])
+    assert_type(remote.search(["a query", "another"]), list[list[Hit]])
     assert_type(SearchIndex.from_shards(shards, path="index"), SearchIndex)
     MirrorLoss(model, mask=TokenSpanMask())
     CachedMirrorLoss(model)

@@ -158,7 +158,7 @@ def _check_made(job: Job, plan: Plan) -> None:
         "rows": "by something else",
         "bytes": f"before {job.source!r} was changed",
     }
-    for name, value in wanted.items():
+    for name, value in sorted(wanted.items()):
         if name != "model" and shard.made.get(name) != value:
             how = told.get(name, f"with another choice of {name}")
             raise ValueError(f"{job.target!r} was made {how}: delete it, or choose another folder.")

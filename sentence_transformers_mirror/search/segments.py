@@ -220,7 +220,8 @@ def gathered(rows: Iterator[tuple[np.ndarray, pa.Table]]) -> Segment:
 
 def next_id(segments: Iterable[Segment]) -> int:
     """The number after the largest that is an id."""
-    return max([0, *(item + 1 for segment in segments for item in segment.ids() if isinstance(item, int))])
+    numbers = (item for segment in segments for item in segment.ids() if isinstance(item, int))
+    return max(max(numbers, default=-1) + 1, 0)
 
 
 def merged(segments: Sequence[Segment]) -> Segment:
