@@ -24,6 +24,7 @@ from benchmarks import (
     lexical,
     mteb_tasks,
     pretraining,
+    scale,
     scaling,
     search,
     search_step,
@@ -63,6 +64,7 @@ SECTIONS = [
     (mteb_tasks.section, "mteb_tasks"),
     (guard.section, "guard"),
     *((partial(scaling.section, what), f"scaling_{what}") for what in scaling.SIZES),
+    (scale.section, "scale"),
 ]
 PAGES = {"gpu": gpu.section, "profile": step_profile.section}
 

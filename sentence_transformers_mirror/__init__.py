@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # for editors and type checkers, which do not run `__getattr__`
     from sentence_transformers_mirror.evidence.evaluation import evaluate
     from sentence_transformers_mirror.evidence.verdict import compare
+    from sentence_transformers_mirror.scale.milvus import MilvusSearch, export
+    from sentence_transformers_mirror.scale.shards import encode_shards
     from sentence_transformers_mirror.search import Hit, SearchIndex
     from sentence_transformers_mirror.texts.corpus import CorpusReport, load_corpus
     from sentence_transformers_mirror.training.cached_loss import CachedMirrorLoss
@@ -32,6 +34,7 @@ _HOMES = {
     "CorpusReport": "texts.corpus",
     "DocumentViews": "training.document_views",
     "Hit": "search",
+    "MilvusSearch": "scale.milvus",
     "MirrorLoss": "training.loss",
     "RECIPES": "training.recipes",
     "Recipe": "training.recipes",
@@ -41,7 +44,9 @@ _HOMES = {
     "dropout_rate": "training.dropout",
     "drophead": "training.dropout",
     "compare": "evidence.verdict",
+    "encode_shards": "scale.shards",
     "evaluate": "evidence.evaluation",
+    "export": "scale.milvus",
     "generated_queries": "training.generated",
     "load_corpus": "texts.corpus",
     "mirror_tune": "training.tuning",
@@ -55,6 +60,7 @@ __all__ = [
     "CorpusReport",
     "DocumentViews",
     "Hit",
+    "MilvusSearch",
     "MirrorLoss",
     "RECIPES",
     "Recipe",
@@ -65,7 +71,9 @@ __all__ = [
     "drophead",
     "dropout_rate",
     "embedded_model_path",
+    "encode_shards",
     "evaluate",
+    "export",
     "generated_queries",
     "load_corpus",
     "mirror_tune",

@@ -10,8 +10,9 @@ import sentence_transformers_mirror
 from sentence_transformers_mirror.cli.main import parser_of_all
 
 NAMES = """
-CachedMirrorLoss CharSpanMask CorpusReport DocumentViews Hit MirrorLoss RECIPES Recipe SearchIndex
-TokenSpanMask TuningResult compare drophead dropout_rate embedded_model_path evaluate generated_queries load_corpus
+CachedMirrorLoss CharSpanMask CorpusReport DocumentViews Hit MilvusSearch MirrorLoss RECIPES Recipe SearchIndex
+TokenSpanMask TuningResult compare drophead dropout_rate embedded_model_path encode_shards evaluate export
+generated_queries load_corpus
 mirror_tune nt_xent two_views
 """.split()
 
@@ -20,7 +21,9 @@ tune --column --debug --force --json --keep-worse --max-texts --model --no-guard
 quickstart --debug --force --json --output --seed
 evaluate --data --debug --json --output --suite MODEL
 compare --column --debug --json --labels --output --plots --seed --structure --texts --title AFTER BEFORE
-index --column --debug --dimensions --force --ids --json --kind --language --metadata --model --output --passages --texts
+encode --column --debug --dimensions --engine --ids --json --metadata --model --output --texts --threads --workers
+index --column --debug --dimensions --force --ids --json --kind --language --metadata --model --output --passages --shards --texts
+export --debug --json --output --shards
 add --column --debug --ids --json --metadata --model --texts INDEX
 search --candidates --debug --fusion --json --mode --model --rerank --threshold --top-k --weight --where INDEX QUERY
 info --debug --json INDEX

@@ -30,7 +30,7 @@ def small(rows: int = 12) -> SearchIndex:
 def contents(index: SearchIndex) -> dict:
     """What is in it, asked in two ways that must agree."""
     found = {item: index[item] for item in index}
-    assert set(index._row_of) == set(found) and len(index) == len(found)
+    assert (index._state.positions.find([*found]) >= 0).all() and len(index) == len(found)
     hits = index.search(VECTORS[0], top_k=1000)
     assert {hit.id: (hit.text, hit.metadata) for hit in hits} == found
     return found

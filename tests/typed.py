@@ -14,6 +14,7 @@ from sentence_transformers_mirror import (
     CorpusReport,
     DocumentViews,
     Hit,
+    MilvusSearch,
     MirrorLoss,
     Recipe,
     SearchIndex,
@@ -23,7 +24,9 @@ from sentence_transformers_mirror import (
     drophead,
     dropout_rate,
     embedded_model_path,
+    encode_shards,
     evaluate,
+    export,
     generated_queries,
     load_corpus,
     mirror_tune,
@@ -47,6 +50,13 @@ def program(model: SentenceTransformer) -> None:
     assert_type(index, SearchIndex)
     assert_type(index.search("a query"), list[Hit])
     assert_type(index.search(["a query", "another"]), list[list[Hit]])
+    shards = encode_shards(model, ["texts.csv"], "vectors", ids="id")
+    assert_type(shards, list[str])
+    assert_type(export(shards, "milvus://localhost:19530/texts"), int)
+    remote = MilvusSearch("milvus://localhost:19530/texts", model)
+    assert_type(remote.search("a query", 5, {"year": 2024}), list[Hit])
+    assert_type(remote.search(["a query", "another"]), list[list[Hit]])
+    assert_type(SearchIndex.from_shards(shards, path="index"), SearchIndex)
     MirrorLoss(model, mask=TokenSpanMask())
     CachedMirrorLoss(model)
     two_views(CharSpanMask(model.tokenizer))

@@ -41,9 +41,12 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=42, help="of everything drawn at random (default: %(default)s)")
 
 
-def add_entries(parser: argparse.ArgumentParser) -> None:
-    """What of a file goes into an index."""
-    parser.add_argument("--texts", required=True, help="txt file (a text a line), csv, tsv, json, jsonl or parquet")
+def add_entries(parser: argparse.ArgumentParser, several: bool = False, required: bool = True) -> None:
+    """What of a file, or of several, goes into an index."""
+    help = "txt file (a text a line), csv, tsv, json, jsonl or parquet"
+    if several:
+        help = f"{help}; several, a pattern in quotation marks, or a folder"
+    parser.add_argument("--texts", required=required, nargs="+" if several else None, help=help)
     parser.add_argument("--column", help='which column holds the texts (default: "text")')
     parser.add_argument("--ids", metavar="COLUMN", help="which column holds the ids (default: they are numbered)")
     parser.add_argument(

@@ -17,7 +17,9 @@ from sentence_transformers_mirror.cli import (
     add,
     compare,
     demo,
+    encode,
     evaluate,
+    export,
     index,
     info,
     quickstart,
@@ -37,7 +39,20 @@ from sentence_transformers_mirror.cli.messages import (
 )
 from sentence_transformers_mirror.errors import BrokenIndexError
 
-_VERBS = (tune, quickstart, evaluate, compare, index, add, search, info, verify, demo)  # as help lists them
+_VERBS = (
+    tune,
+    quickstart,
+    evaluate,
+    compare,
+    encode,
+    index,
+    export,
+    add,
+    search,
+    info,
+    verify,
+    demo,
+)  # as help lists them
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -59,10 +59,6 @@ class Base:
     def _model(self) -> dict[str, Any]:
         return self._state.model
 
-    @property
-    def _row_of(self) -> dict[int | str, int]:
-        return self._state.positions
-
     def __copy__(self) -> Self:
         """An index of its own over the same rows, which never change; the model is shared."""
         state = self._state

@@ -12,7 +12,7 @@ import numpy as np
 from sentence_transformers_mirror.scalars import plain, whole_number
 from sentence_transformers_mirror.search.base import Base
 from sentence_transformers_mirror.search.encoder import Encoder
-from sentence_transformers_mirror.search.entries import check_id, check_new, windows
+from sentence_transformers_mirror.search.entries import check_id, windows
 from sentence_transformers_mirror.search.passages import Cutter
 from sentence_transformers_mirror.search.rows import WINDOW, Rows, embedded, progress
 from sentence_transformers_mirror.search.segments import gathered
@@ -61,7 +61,7 @@ class Changed(Base):
             rows = 0
             for window in windows(texts, ids, metadata, WINDOW):
                 if window.ids is not None and not overwrite:
-                    check_new(window.ids, state.positions, "in the index already; use update, or")
+                    state.positions.refuse(window.ids)
                 mine = None if vectors is None else vectors[rows : rows + len(window.texts)]
                 given.append((mine, rows))
                 read.append(embedded(state, window, mine, batch_size, bar.update, rows))
@@ -76,8 +76,8 @@ class Changed(Base):
                     for (window, _), (mine, before) in zip(read, given, strict=True)
                 ]
             if overwrite:
-                given_ids = dict.fromkeys(item for window, _ in read for item in window.ids or ())
-                now = without(now, [now.positions[item] for item in given_ids if item in now.positions])
+                rows_there = now.positions.find([item for window, _ in read for item in window.ids or ()])
+                now = without(now, rows_there[rows_there >= 0].tolist())
             now, names = appended(now, read)
             self._state = settled(now, self._choice)
         return names

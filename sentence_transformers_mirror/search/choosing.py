@@ -86,8 +86,7 @@ def choose(
         if len(vectors) < _FEWEST:
             report["reason"] += f"; below {_FEWEST:,} rows a scan is as fast, and exact"
         else:
-            rows = np.arange(len(vectors)) if alive is None else np.flatnonzero(alive)
-            held_out = np.sort(np.random.default_rng(1).permutation(rows)[:_SAMPLE])
+            held_out = _held_out(len(vectors), alive)
             order = order_without(len(vectors), held_out)
             _fill(empty, factory, vectors, order[: -len(held_out)])
             # Rescoring repairs what quantising breaks, if it is given enough candidates.
@@ -112,6 +111,12 @@ def choose(
                 )
     report["seconds"] = time.perf_counter() - start
     return structure, report
+
+
+def _held_out(rows: int, alive: np.ndarray | None) -> np.ndarray:
+    """The rows that recall is measured on, ascending."""
+    found = np.arange(rows, dtype=np.int32 if rows < 2**31 else np.int64) if alive is None else np.flatnonzero(alive)
+    return np.sort(np.random.default_rng(1).permutation(found)[:_SAMPLE])
 
 
 def _automatic(vectors: Vectors, choice: Choice) -> tuple[str, float, str]:
@@ -186,8 +191,8 @@ def _fill(index: Any, factory: str, vectors: Vectors, order: np.ndarray) -> None
         if not index.is_trained:
             inverted = load_faiss().try_extract_index_ivf(index)
             wanted = max(100_000, 40 * inverted.nlist if inverted else 0)
-            rows = np.random.default_rng(0).permutation(order)[:wanted]
-            index.train(vectors.take(np.sort(rows)))
+            rows = np.sort(np.random.default_rng(0).permutation(order)[:wanted])
+            index.train(vectors.take(rows))
         for start in range(0, len(order), _ADDED):
             index.add(vectors.take(order[start : start + _ADDED]))
     except RuntimeError as error:

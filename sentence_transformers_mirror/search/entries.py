@@ -168,17 +168,16 @@ def check_id(item: object) -> int | str:
     return int(item)
 
 
-def check_new(ids: Iterable[int | str], taken: set[int | str] | dict[int | str, int], present: str) -> None:
-    """Refuse ids that are there already; adds the new ones to a set.
+def check_new(ids: Iterable[int | str], seen: set[int | str]) -> None:
+    """Refuse ids that came before; adds the new ones to those.
 
     Raises:
-        ValueError: If one is there.
+        ValueError: If one did.
     """
     for item in ids:
-        if item in taken:
-            raise ValueError(f"The id {quoted(item)} is {present}: make the ids different.")
-        if isinstance(taken, set):
-            taken.add(item)
+        if item in seen:
+            raise ValueError(f"The id {quoted(item)} is there twice: make the ids different.")
+        seen.add(item)
 
 
 def _json(metadata: Mapping[str, Any] | None) -> str | None:

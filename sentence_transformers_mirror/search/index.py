@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sentence_transformers_mirror.scalars import whole_number
-from sentence_transformers_mirror.search import store, words
+from sentence_transformers_mirror.search import shards, store, words
 from sentence_transformers_mirror.search.asking import Asked
 from sentence_transformers_mirror.search.changing import Changed
 from sentence_transformers_mirror.search.choosing import Choice
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 class SearchIndex(Asked, Changed, Kept):
     """Search over texts by the cosine similarity of their embeddings.
 
-    Made by ``build``, ``from_vectors``, ``load`` or ``open``. Threads may search it while another changes and saves
-    it: a search sees the index as it was when the search began.
+    Made by ``build``, ``from_vectors``, ``from_shards``, ``load`` or ``open``. Threads may search it while
+    another changes and saves it: a search sees the index as it was when the search began.
     """
 
     @classmethod
@@ -156,11 +156,61 @@ class SearchIndex(Asked, Changed, Kept):
         return cls._made(rows, encoder=encoder, choice=choice, language=language, path=path)
 
     @classmethod
+    def from_shards(
+        cls,
+        files: str | Path | Iterable[str | Path],
+        *,
+        path: str | Path | None = None,
+        model: SentenceTransformer | str | Path | None = None,
+        kind: str = "auto",
+        recall: float = 0.95,
+        max_latency: float = 0.02,
+        max_memory: int = 2**32,
+        language: str | None = None,
+        show_progress: bool | None = None,
+        overwrite: bool = False,
+    ) -> SearchIndex:
+        """Index the shards that `encode_shards` made, in their order.
+
+        With ``path`` rows go from disk to disk. Memory then holds the structure of FAISS, up to 16 bytes a row while
+        it is made, 160 vectors for each root of the number of rows to train it on, and what does not grow:
+        32,768 rows and one part of 16 MiB of text whose words are counted.
+
+        Args:
+            files: Shards: a list, a folder, or a pattern such as ``out/*.parquet``. Paths, or URIs of an object store.
+            model: The model that made them, for queries in words. Without it, search with vectors.
+            path, kind, recall, max_latency, max_memory, language, show_progress, overwrite: As for ``build``.
+
+        Raises:
+            ConflictError: As for ``build``.
+            OSError: If a shard is not there or cannot be read, the model cannot be loaded, or the folder not be
+                written.
+            TypeError: If ``model`` is no model.
+            ValueError: If a file is no shard or is damaged, the shards are of two models or not of this one, an id is
+                there twice, there is no text, or FAISS cannot make the kind.
+        """
+        choice = Choice(kind, recall, max_latency, max_memory)
+        words.check_language(language)
+        if path is not None:
+            store.refuse_taken(path, overwrite)
+        found = shards.read_shards(files)
+        known = found[0].model
+        encoder = None if model is None else Encoder(model, known["dimensions"])
+        if encoder is not None and encoder.fingerprint != known["fingerprint"]:
+            raise ValueError(
+                f"The shards were made by another model ({known['model']}), or by this one with other weights or "
+                "settings: pass the model that made them."
+            )
+        rows = shards.all_rows(found, show_progress)
+        return cls._made(rows, encoder=encoder, known=known, choice=choice, language=language, path=path)
+
+    @classmethod
     def _made(
         cls,
         rows: Rows,
         *,
         encoder: Encoder | None,
+        known: Mapping[str, Any] | None = None,
         choice: Choice,
         language: str | None,
         passages: int | None = None,
@@ -170,7 +220,7 @@ class SearchIndex(Asked, Changed, Kept):
 
         def over(segment: Segment, dimension: int) -> SearchIndex:
             snapshot = replace(Snapshot.of(segment), language=language, passages=passages)
-            index = cls(snapshot, dimension=dimension, choice=choice, encoder=encoder)
+            index = cls(snapshot, dimension=dimension, choice=choice, encoder=encoder, model=known)
             index._state = settled(index._state, choice)
             return index
 

@@ -85,7 +85,7 @@ def of_vectors(vectors: np.ndarray, entries: Iterator[Window], encoder: Encoder 
 def _names(window: Window, begin: int, seen: set[int | str]) -> list[int | str]:
     if window.ids is None:
         return list(range(begin, begin + len(window.texts)))
-    check_new(window.ids, seen, "there twice")
+    check_new(window.ids, seen)
     return window.ids
 
 

@@ -23,6 +23,7 @@ SCHEMA = pa.schema([("id", pa.large_string()), ("text", pa.large_string()), ("me
 # Where texts are cut, a row is a passage: number of the passage in its text, begin and end in characters. The text is
 # in the first of them and null in the others; id and metadata are in all.
 CUT = pa.schema([*SCHEMA, ("passage", pa.int64()), ("begin", pa.int64()), ("end", pa.int64())])
+_PIECE = 32_768  # rows whose ids are read at a time
 NULLABLE = ["metadata", "text"]  # a null text is found by `check_cut`
 
 
@@ -86,11 +87,11 @@ class Segment:
         """The words, if they are in memory."""
         return self._words
 
-    def ids(self) -> list[int | str]:
-        found = _parsed("[" + ",".join(self.entries.column("id").to_pylist()) + "]", list)
-        if len(found) != len(self) or not all(type(item) in (int, str) for item in found):
-            raise _broken()
-        return found
+    def ids(self) -> Iterator[int | str]:
+        """The id of each row; read in pieces, since all of them take much more memory than what they are read for."""
+        column = self.entries.column("id")
+        for start in range(0, len(self), _PIECE):
+            yield from parsed_ids(column.slice(start, _PIECE))
 
     def id(self, row: int) -> int | str:
         return _parsed(self._cells[0][row].as_py(), (int, str))
@@ -136,6 +137,30 @@ class Segment:
         for batch in self.entries.column("metadata").chunks:
             for text in batch.to_pylist():
                 yield {} if text is None else _parsed(text, dict)
+
+
+def parsed_ids(cells: pa.Array | pa.ChunkedArray) -> list[int | str]:
+    """The ids that some cells say.
+
+    Raises:
+        BrokenIndexError: If one is neither an int nor a string.
+    """
+    found = _parsed("[" + ",".join(cells.to_pylist()) + "]", list)
+    if len(found) != len(cells) or not all(type(item) in (int, str) for item in found):
+        raise _broken()
+    return found
+
+
+def parsed_metadata(cells: pa.Array | pa.ChunkedArray) -> list[dict[str, Any]]:
+    """The metadata that some cells say, empty where a cell is null.
+
+    Raises:
+        BrokenIndexError: If one is no dictionary.
+    """
+    found = _parsed("[" + ",".join("{}" if cell is None else cell for cell in cells.to_pylist()) + "]", list)
+    if len(found) != len(cells) or not all(type(one) is dict for one in found):
+        raise _broken()
+    return found
 
 
 def _parsed(text: str, kind: type | tuple[type, ...]) -> Any:
@@ -195,7 +220,8 @@ def gathered(rows: Iterator[tuple[np.ndarray, pa.Table]]) -> Segment:
 
 def next_id(segments: Iterable[Segment]) -> int:
     """The number after the largest that is an id."""
-    return max([0, *(item + 1 for segment in segments for item in segment.ids() if isinstance(item, int))])
+    numbers = (item for segment in segments for item in segment.ids() if isinstance(item, int))
+    return max(max(numbers, default=-1) + 1, 0)
 
 
 def merged(segments: Sequence[Segment]) -> Segment:

@@ -7,6 +7,7 @@ mark, so a snapshot that a search is reading never changes under it.
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -119,14 +120,11 @@ class Snapshot:
 
     def ids(self) -> Iterator[int | str]:
         """The ids that were not removed, in the order of their rows."""
-        there = np.zeros(len(self.removed), bool)
-        there[self.texts] = True
-        ids = (item for segment in self.segments for item in segment.ids())
-        return (item for item, kept in zip(ids, there.tolist(), strict=True) if kept)
-
-    def positions(self) -> dict[int | str, int]:
-        """The row of each id."""
-        return dict(zip(self.ids(), self.texts.tolist(), strict=True))
+        there = ~self.removed
+        if self.owners is not None:
+            there &= self.owners == np.arange(len(there))
+        for start, segment in zip(self.vectors.starts, self.segments, strict=False):
+            yield from itertools.compress(segment.ids(), there[start : start + len(segment)])
 
     def rows(self) -> np.ndarray:
         """The rows that were not removed, int64, ascending."""

@@ -19,6 +19,7 @@ from sentence_transformers_mirror.printable import quoted
 from sentence_transformers_mirror.search.choosing import Choice, choose
 from sentence_transformers_mirror.search.encoder import Encoder
 from sentence_transformers_mirror.search.entries import Window, check_id, check_new
+from sentence_transformers_mirror.search.positions import Positions
 from sentence_transformers_mirror.search.segments import Segment, merged
 from sentence_transformers_mirror.search.snapshot import Snapshot, compacted
 
@@ -40,9 +41,9 @@ class State:
     model: dict[str, Any]
 
     @cached_property
-    def positions(self) -> dict[int | str, int]:
+    def positions(self) -> Positions:
         """The first row of the text of each id."""
-        return self.snapshot.positions()
+        return Positions.of(self.snapshot)
 
     def calibrated(self, calibration: dict[str, Any]) -> State:
         """The same with another calibration."""
@@ -56,14 +57,15 @@ class State:
             TypeError: If an id is neither int nor str.
             ValueError: If one is not in the index, or is given twice.
         """
-        rows = {}
-        for item in map(check_id, ids):
-            if item not in self.positions:
+        asked, seen = [check_id(item) for item in ids], set()
+        rows = self.positions.find(asked).tolist()
+        for item, row in zip(asked, rows, strict=True):
+            if row < 0:
                 raise ValueError(f"The id {quoted(item)} is not in the index: iterate over the index to see its ids.")
-            if item in rows:
+            if row in seen:
                 raise ValueError(f"The id {quoted(item)} is given twice: give it once.")
-            rows[item] = self.positions[item]
-        return list(rows.values())
+            seen.add(row)
+        return rows
 
 
 def identity(encoder: Encoder | None, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -83,11 +85,7 @@ def without(state: State, rows: list[int]) -> State:
     snapshot = state.snapshot
     removed = snapshot.removed.copy()
     removed[snapshot.whole(rows)] = True
-    positions = dict(state.positions)
-    for row in rows:
-        segment, local = snapshot.locate(row)
-        del positions[segment.id(local)]
-    return _placed(replace(state, snapshot=replace(snapshot, removed=removed)), positions)
+    return _placed(replace(state, snapshot=replace(snapshot, removed=removed)), state.positions)
 
 
 def appended(state: State, read: list[tuple[Window, np.ndarray]]) -> tuple[State, list[int | str]]:
@@ -104,7 +102,7 @@ def appended(state: State, read: list[tuple[Window, np.ndarray]]) -> tuple[State
         mine = window.ids
         if mine is None:
             mine = list(range(following, following + len(window.texts)))
-            if any(item in state.positions for item in mine):
+            if (state.positions.find(mine) >= 0).any():
                 raise BrokenIndexError(
                     f"The index counts its texts from {following} on, and has texts of such numbers: its manifest is "
                     "damaged; build the index again."
@@ -112,8 +110,8 @@ def appended(state: State, read: list[tuple[Window, np.ndarray]]) -> tuple[State
         following = max([following, *(item + 1 for item in mine if isinstance(item, int))])
         names += mine
         tables.append(window.table(mine))
-    check_new(names, set(), "there twice")
-    check_new(names, state.positions, "in the index already; use update, or")
+    check_new(names, set())
+    state.positions.refuse(names)
     if not names:
         return state, names
     added = Segment(np.concatenate([v for _, v in read]), pa.concat_tables(tables))
@@ -121,16 +119,13 @@ def appended(state: State, read: list[tuple[Window, np.ndarray]]) -> tuple[State
     # As in a log-structured merge tree: few segments, and no row is copied more than log(rows) times.
     while len(segments) > 1 and 2 * len(segments[-1]) >= len(segments[-2]):
         segments[-2:] = [merged(segments[-2:])]
-    start = len(snapshot.removed)
-    positions = dict(state.positions)
-    positions.update(zip(names, (start + np.flatnonzero(added.numbers == 0)).tolist(), strict=True))
     snapshot = replace(
         snapshot,
         segments=tuple(segments),
         removed=np.concatenate([snapshot.removed, np.zeros(len(added), bool)]),
         next_id=following,
     )
-    return _placed(replace(state, snapshot=snapshot), positions), names
+    return _placed(replace(state, snapshot=snapshot), state.positions.grown(snapshot, added)), names
 
 
 def settled(state: State, choice: Choice) -> State:
@@ -148,8 +143,8 @@ def settled(state: State, choice: Choice) -> State:
     return _placed(replace(state, snapshot=snapshot), positions)
 
 
-def _placed(state: State, positions: dict[int | str, int] | None) -> State:
+def _placed(state: State, positions: Positions | None) -> State:
     """A new state with the rows of its ids, which take long to read, where they are known."""
     if positions is not None:
-        vars(state)["positions"] = positions
+        vars(state)["positions"] = positions.over(state.snapshot)
     return state

@@ -208,8 +208,13 @@ def postings(texts: pa.ChunkedArray, language: str | None) -> Iterator[Postings]
 
 
 def _parts(texts: pa.ChunkedArray) -> Iterator[pa.ChunkedArray]:
-    ends = np.cumsum(pc.binary_length(texts).to_numpy())
-    cuts = [0, *(np.flatnonzero(np.diff(ends // _PART)) + 1).tolist(), len(texts)]
+    cuts, start, read = [0], 0, 0
+    for chunk in texts.chunks:  # a number for each text of all would be a wall
+        ends = read + np.cumsum(pc.binary_length(chunk).to_numpy())
+        part = read // _PART if start else ends[:1] // _PART
+        cuts += (start + np.flatnonzero(np.diff(ends // _PART, prepend=part))).tolist()
+        start, read = start + len(chunk), int(ends[-1]) if len(ends) else read
+    cuts.append(len(texts))
     for start, stop in itertools.pairwise(cuts):
         yield texts.slice(start, stop - start)
 

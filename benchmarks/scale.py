@@ -1,0 +1,261 @@
+"""What work beyond one machine costs: workers, Ray, memory of an index of shards; and what 10**9 texts would take.
+
+python -m benchmarks.scale [--texts N] [--rows N ...]
+
+- ``workers``: `encode_shards` by 1, 2 and 4 processes of the machine at hand, with the embedded model. The rate counts
+  from the first shards to the last, so that the start of a worker, which is told too, is not in it.
+- ``ray``: the time from shard to shard of files of one text, in this process and through an actor; the rest is Ray's.
+- ``memory``: what is not mapped while `SearchIndex.from_shards` streams so many rows of 16 numbers from disk to disk,
+  sampled every 10 ms in a process of its own, and what a first look-up by id adds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import random
+import statistics
+import tempfile
+import threading
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.common import RESULTS, alone, keep, parser, read
+from benchmarks.markdown import source, table
+from benchmarks.scaling import sentences
+from sentence_transformers_mirror import SearchIndex, embedded_model_path, encode_shards
+from sentence_transformers_mirror.search.shards import KEY, shard_schema
+
+WORKERS = [1, 2, 4]
+FILES = 32  # shards that are encoded
+DIMENSION = 16
+KINDS = ["flat", "ivf-sq8"]
+PRICES = {"core": 0.04, "gpu": 3.0}  # dollars an hour, what clouds ask for about
+RAY_FILES = 40
+
+
+def workers(count: int, texts: int) -> dict[str, float]:
+    """Encode texts by so many workers, each with one thread."""
+    with tempfile.TemporaryDirectory() as folder:
+        lines = list(sentences(texts))
+        for number in range(FILES):
+            Path(folder, f"{number:02d}.txt").write_text("\n".join(lines[number::FILES]), encoding="utf-8")
+        start = time.time()
+        shards = encode_shards(embedded_model_path(), f"{folder}/*.txt", f"{folder}/out", workers=count, threads=1)
+        seconds = time.time() - start
+        ends = sorted(os.stat(shard).st_mtime for shard in shards)
+    made = ends[-1] - ends[count - 1]
+    return {
+        "workers": count,
+        "texts": texts,
+        "texts/s": texts / FILES * (FILES - count) / made,
+        "seconds before the first shard": ends[0] - start,
+        "seconds in all": seconds,
+    }
+
+
+def overhead(engine: str) -> float:
+    """Median seconds from shard to shard, of files of one text."""
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(RAY_FILES):
+            Path(folder, f"{number:02d}.txt").write_text("A text.", encoding="utf-8")
+        options = {"workers": 1, "threads": 1, "engine": engine}
+        shards = encode_shards(embedded_model_path(), f"{folder}/*.txt", f"{folder}/out", **options)
+        ends = sorted(os.stat(shard).st_mtime for shard in shards)
+    return statistics.median(after - before for before, after in pairwise(ends))
+
+
+def write_shards(folder: Path, rows: int, each: int = 250_000) -> None:
+    """Shards of random vectors and short texts."""
+    rng = np.random.default_rng(0)
+    told = {"fingerprint": "v3-random", "model": "random", "dimensions": None}
+    schema = shard_schema(DIMENSION).with_metadata({KEY: json.dumps(told)})
+    for start in range(0, rows, each):
+        with pq.ParquetWriter(folder / f"{start:09d}.parquet", schema) as writer:
+            for low in range(start, min(start + each, rows), 32_768):
+                ids = range(low, min(low + 32_768, start + each, rows))
+                vectors = rng.normal(size=(len(ids), DIMENSION)).astype(np.float32)
+                lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), DIMENSION)
+                columns = [list(map(str, ids)), [f"text {item % 1000}" for item in ids], [None] * len(ids)]
+                writer.write_table(pa.table([*columns, lists], schema=schema))
+
+
+def own_memory() -> int:
+    """Bytes of this process that lie in no file."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("RssAnon")))
+
+
+def memory(folder: str, kind: str) -> dict[str, float]:
+    """Stream shards into an index; in a process of its own."""
+    from sentence_transformers_mirror.search.faiss_runtime import load_faiss
+
+    load_faiss()
+    peak, done = own_memory(), threading.Event()
+    before = peak
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.01):
+            peak = max(peak, own_memory())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    start = time.perf_counter()
+    index = SearchIndex.from_shards(folder, path=f"{folder}-{kind}", kind=kind)
+    seconds = time.perf_counter() - start
+    done.set()
+    thread.join()
+    kept = own_memory()
+    random_id = random.Random(0).randrange(len(index))
+    assert random_id in index
+    structure = Path(f"{folder}-{kind}").glob("faiss-*")
+    return {
+        "kind": kind,
+        "rows": len(index),
+        "seconds": seconds,
+        "peak, bytes": peak - before,
+        "structure, bytes": sum(file.stat().st_size for file in structure),
+        "for ids, bytes": own_memory() - kept,
+    }
+
+
+def measure(texts: int, rows: list[int]) -> dict:
+    result: dict = {"workers": [], "memory": [], "ray": None}
+    for count in WORKERS:
+        result["workers"].append(alone(workers, count, texts))
+        print(result["workers"][-1], flush=True)
+    if importlib.util.find_spec("ray") is not None:
+        result["ray"] = {"shards": RAY_FILES, **{name: alone(overhead, name) for name in ("local", "ray")}}
+        print(result["ray"], flush=True)
+    for count in rows:
+        for kind in KINDS:
+            with tempfile.TemporaryDirectory() as folder:
+                Path(folder, "shards").mkdir()
+                write_shards(Path(folder, "shards"), count)
+                result["memory"].append(alone(memory, f"{folder}/shards", kind))
+                print(result["memory"][-1], flush=True)
+    gpu = RESULTS / "gpu.json"
+    result["GPU, texts/s"] = read(gpu)["result"]["embedding"]["result"]["ours"] if gpu.exists() else None
+    return result
+
+
+def slopes(points: list[dict]) -> list[dict[str, object]]:
+    """Bytes a row between the smallest and the largest size of each kind."""
+    found = []
+    for kind in KINDS:
+        of_kind = [point for point in points if point["kind"] == kind]
+        if len(of_kind) > 1:
+            first, last = of_kind[0], of_kind[-1]
+            rows = last["rows"] - first["rows"]
+            slope = {
+                key: (last[key] - first[key]) / rows for key in ("peak, bytes", "structure, bytes", "for ids, bytes")
+            }
+            found.append(
+                {
+                    "kind": kind,
+                    "peak": f"{slope['peak, bytes']:.1f}",
+                    "structure in its file": f"{slope['structure, bytes']:.1f}",
+                    "the first look-up by id": f"{slope['for ids, bytes']:.1f}",
+                }
+            )
+    return found
+
+
+def costs(result: dict) -> list[dict[str, str]]:
+    """Hours and dollars of embedding 10**8 and 10**9 texts, from measured rates."""
+    one = next(point for point in result["workers"] if point["workers"] == 1)
+    rates = [("a CPU core, the embedded model (6 layers x 384)", one["texts/s"], PRICES["core"])]
+    if result["GPU, texts/s"]:
+        rates.append(("an H200, 12 layers x 768", result["GPU, texts/s"], PRICES["gpu"]))
+    rows = []
+    for name, rate, price in rates:
+        for power in (8, 9):
+            hours = 10**power / rate / 3600
+            rows.append(
+                {
+                    "on": name,
+                    "texts/s": f"{rate:,.0f}",
+                    "texts": f"10^{power}",
+                    "hours of one": f"{hours:,.1f}",
+                    "hours of 64": f"{hours / 64:,.1f}",
+                    "dollars": f"{hours * price:,.0f}",
+                }
+            )
+    return rows
+
+
+def section(kept: dict) -> str:
+    result = kept["result"]
+    rates = [
+        {
+            "workers": point["workers"],
+            "texts/s": f"{point['texts/s']:,.0f}",
+            "seconds before the first shard": f"{point['seconds before the first shard']:.1f}",
+        }
+        for point in result["workers"]
+    ]
+    points = [
+        {
+            "kind": point["kind"],
+            "rows": f"{point['rows']:,}",
+            "seconds": f"{point['seconds']:.1f}",
+            "peak, MB": f"{point['peak, bytes'] / 1e6:,.0f}",
+            "structure in its file, MB": f"{point['structure, bytes'] / 1e6:,.0f}",
+            "for ids, MB": f"{point['for ids, bytes'] / 1e6:,.0f}",
+        }
+        for point in result["memory"]
+    ]
+    parts = [
+        "## Beyond one machine",
+        "",
+        f"`encode_shards` over {FILES} files of made-up sentences with the embedded model, one thread a worker. The "
+        "rate leaves out what comes before the first shards, which is the import of the libraries and the model.",
+        "",
+        table(rates),
+    ]
+    if result["ray"]:
+        extra = 1e3 * (result["ray"]["ray"] - result["ray"]["local"])
+        parts += [f"Ray adds {extra:.1f} ms a shard, seen on {result['ray']['shards']} files of one text.", ""]
+    parts += [
+        "### An index of many shards",
+        "",
+        f"`SearchIndex.from_shards` from disk to disk, {DIMENSION} numbers a vector. The peak is what lies in no "
+        "file, on top of what the process had before.",
+        "",
+        table(points),
+    ]
+    if found := slopes(result["memory"]):
+        parts += ["Bytes a row between the fewest and the most rows:", "", table(found)]
+    parts += [
+        "### What a hundred million and a billion texts cost",
+        "",
+        "Computed from rates that were measured, of sentences of about 15 words. Assumed: machines share nothing, so "
+        "that many take as long as their share; a core for "
+        f"{PRICES['core']} dollars an hour, and a GPU for {PRICES['gpu']:.0f}; nothing for reading and writing, which "
+        "is small beside it. Longer texts and larger models take longer in proportion to tokens and weights.",
+        "",
+        table(costs(result)),
+        source(kept["environment"], of_the_embedded=True),
+    ]
+    return "\n".join(parts)
+
+
+def main() -> None:
+    args = parser(__doc__)
+    args.formatter_class = argparse.RawDescriptionHelpFormatter
+    args.add_argument("--texts", type=int, default=40_000, help="that are encoded (default: %(default)s)")
+    args.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 2_000_000, 5_000_000], help="of the indexes")
+    args = args.parse_args()
+    print(section(keep("scale", measure(args.texts, args.rows), args.output)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Beyond one machine: texts are encoded anywhere, in shards, and go into an index or a distributed engine."""

@@ -1,0 +1,266 @@
+"""Shards: Parquet files of texts and their vectors, made anywhere, which nothing but their footers holds together.
+
+A shard has the columns ``id`` (JSON), ``text``, ``metadata`` (JSON or null) and ``embedding`` (a fixed number of
+float32), and says in its footer which model made it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import posixpath
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import fs
+
+from sentence_transformers_mirror.errors import BrokenIndexError
+from sentence_transformers_mirror.printable import quoted
+from sentence_transformers_mirror.search.rows import WINDOW, Rows
+from sentence_transformers_mirror.search.segments import SCHEMA, parsed_ids, parsed_metadata
+from sentence_transformers_mirror.search.vectors import unit
+from sentence_transformers_mirror.terminal import bar
+
+KEY = b"sentence_transformers_mirror"  # of what the footer tells
+MODEL = ("fingerprint", "model", "dimensions")  # what it tells of the model, as an index does
+_REMAKE = "delete it and encode its texts again"
+
+
+def shard_schema(dimension: int) -> pa.Schema:
+    return pa.schema([*SCHEMA, ("embedding", pa.list_(pa.float32(), dimension))])
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What the footer of a shard says.
+
+    Args:
+        file: Its path or URI.
+        rows: Texts in it.
+        dimension: Numbers of a vector.
+        made: ``fingerprint``, ``model`` and ``dimensions`` of the model, and of what the shard was made.
+        mark: A digest of the footer, which knows the sizes and extremes of all columns.
+    """
+
+    file: str
+    rows: int
+    dimension: int
+    made: dict[str, Any]
+    mark: str
+
+    @property
+    def model(self) -> dict[str, Any]:
+        return {name: self.made.get(name) for name in MODEL}
+
+
+def place(file: str | Path) -> tuple[fs.FileSystem, str]:
+    """The file system of a path or URI, and the path in there.
+
+    Raises:
+        OSError: If nothing is known of such a URI.
+    """
+    if "://" not in str(file):
+        return fs.LocalFileSystem(), str(file)
+    try:
+        return fs.FileSystem.from_uri(str(file))
+    except (pa.ArrowException, ValueError) as error:
+        raise OSError(f"{quoted(str(file))} leads nowhere: {_said(error)}.") from error
+
+
+def listed(files: str | Path | Iterable[str | Path]) -> list[str]:
+    """The files that are meant by a pattern for names such as ``out/*.parquet``, by a folder, or by a list.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If a file is there twice.
+    """
+    if isinstance(files, (str, Path)):
+        system, path = place(files)
+        folder, _, pattern = path.rpartition("/")
+        is_folder = system.get_file_info(path).type == fs.FileType.Directory
+        if not is_folder and not any(sign in pattern for sign in "*?["):
+            return [str(files)]
+        if is_folder:
+            folder, pattern = path.rstrip("/"), "*"
+        there = system.get_file_info(fs.FileSelector(folder or ".", allow_not_found=True))
+        names = sorted(one.base_name for one in there if one.is_file and not one.base_name.startswith((".", "_")))
+        begin = str(files).rstrip("/") if is_folder else str(files).rpartition("/")[0]
+        found = [posixpath.join(begin, name) for name in fnmatch.filter(names, pattern)]
+    else:
+        found = [str(file) for file in files]
+    if not found:
+        raise FileNotFoundError(f"There is no file in or like {quoted(str(files))}: check the path.")
+    for one, other in zip(sorted(found), sorted(found)[1:], strict=False):
+        if one == other:
+            raise ValueError(f"The file {quoted(one)} is named twice: name it once.")
+    return found
+
+
+def read_shard(file: str | Path) -> Shard:
+    """What the footer of a shard says.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        OSError: If it cannot be read.
+        ValueError: If it is no shard, or is cut off or damaged.
+    """
+    with _reading(file) as parquet:
+        told, schema, rows = parquet.metadata.metadata or {}, parquet.schema_arrow, parquet.metadata.num_rows
+        mark = _mark(file)
+    there = dict(zip(schema.names, schema.types, strict=True))
+    if KEY not in told or not set(there) >= {*SCHEMA.names, "embedding"}:
+        raise ValueError(
+            f"{str(file)!r} is no shard of vectors: it lacks what `encode_shards` writes, and its columns are "
+            f"{', '.join(map(quoted, there))}; encode its texts first."
+        )
+    vectors = there["embedding"]
+    try:
+        made = json.loads(told[KEY])
+        fits = all(pa.types.is_large_string(there[name]) for name in SCHEMA.names)
+        fits = fits and pa.types.is_fixed_size_list(vectors) and vectors.value_type == pa.float32()
+        if not fits or not isinstance(made, dict) or not isinstance(made.get("fingerprint"), str):
+            raise ValueError
+    except (ValueError, RecursionError):
+        raise ValueError(f"{str(file)!r} has columns or a footer of another kind than a shard: {_REMAKE}.") from None
+    return Shard(str(file), rows, vectors.list_size, made, mark)
+
+
+def read_shards(files: str | Path | Iterable[str | Path]) -> list[Shard]:
+    """The shards of one model; all footers are read before anything is done with any of them.
+
+    Args:
+        files: As for `listed`.
+
+    Raises:
+        OSError: If one is not there or cannot be read.
+        ValueError: If one is no shard, another model made it than the first, two have an id in common, or there is
+            no row in all of them.
+    """
+    shards = [read_shard(file) for file in listed(files)]
+    first = shards[0]
+    for shard in shards:
+        if (shard.made["fingerprint"], shard.dimension) != (first.made["fingerprint"], first.dimension):
+            raise ValueError(
+                f"The shards {first.file!r} and {shard.file!r} are of two models or settings: index those of one."
+            )
+    if not sum(shard.rows for shard in shards):
+        raise ValueError("There is no text in the shards: encode some first.")
+    _check_ids(shards)
+    return shards
+
+
+def batches(shard: Shard, columns: list[str] | None = None, size: int = WINDOW) -> Iterator[pa.RecordBatch]:
+    """The rows of a shard, so many at a time.
+
+    Raises:
+        ValueError: If it is damaged or was replaced meanwhile.
+    """
+    rows = 0
+    with _reading(shard.file) as parquet:
+        for batch in parquet.iter_batches(size, columns=columns):
+            rows += len(batch)
+            for name in batch.schema.names:
+                if name != "metadata" and batch.column(name).null_count:
+                    raise ValueError(f"{shard.file!r} has rows without {name}: {_REMAKE}.")
+            yield batch
+    if rows != shard.rows:
+        raise ValueError(f"{shard.file!r} was changed while it was read: try again.")
+
+
+def unit_rows(shard: Shard, size: int = WINDOW) -> Rows:
+    """The unit vectors and the entries of a shard, so many rows at a time.
+
+    Raises:
+        ValueError: If the shard is damaged, or a vector is zero or not finite.
+    """
+    before = 0
+    for batch in batches(shard, size=size):
+        table = pa.Table.from_batches([batch.select(SCHEMA.names)]).cast(SCHEMA)
+        flat = batch.column("embedding").flatten().to_numpy(zero_copy_only=False)
+        with _named(shard):
+            parsed_metadata(table.column("metadata"))
+            vectors = unit(flat.reshape(-1, shard.dimension), batch.column("text").to_pylist(), before)
+        before += len(batch)
+        yield vectors, table
+
+
+def all_rows(shards: list[Shard], show_progress: bool | None) -> Rows:
+    """Those of all shards, with a bar."""
+    with bar(total=sum(shard.rows for shard in shards), unit=" texts", desc="Reading", show=show_progress) as shown:
+        for shard in shards:
+            for vectors, table in unit_rows(shard):
+                yield vectors, table
+                shown.update(len(table))
+
+
+def _check_ids(shards: list[Shard]) -> None:
+    """Refuse an id that is there twice, with 9 bytes a row."""
+    hashes, filled = np.empty(sum(shard.rows for shard in shards), np.int64), 0
+    for shard in shards:
+        for ids in _ids(shard):
+            hashes[filled : filled + len(ids)] = [hash(item) for item in ids]
+            filled += len(ids)
+    hashes.sort()
+    suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    if not suspects:
+        return
+    seen: dict[int | str, Shard] = {}
+    for shard in shards:
+        for item in (item for ids in _ids(shard) for item in ids if hash(item) in suspects):
+            if item in seen:
+                where = f"twice in {shard.file!r}" if seen[item] is shard else f"in {seen[item].file!r} and"
+                where += "" if seen[item] is shard else f" {shard.file!r}"
+                raise ValueError(f"The id {quoted(item)} is {where}: make the ids different, and encode again.")
+            seen[item] = shard
+
+
+def _ids(shard: Shard) -> Iterator[list[int | str]]:
+    for batch in batches(shard, ["id"]):
+        with _named(shard):
+            yield parsed_ids(batch.column("id"))
+
+
+@contextmanager
+def _named(shard: Shard) -> Iterator[None]:
+    """Says which shard an error is about."""
+    try:
+        yield
+    except BrokenIndexError:
+        raise ValueError(f"{shard.file!r} has ids or metadata that are no valid JSON: {_REMAKE}.") from None
+    except ValueError as error:
+        raise ValueError(f"{shard.file!r} cannot be used: {error}") from error
+
+
+@contextmanager
+def _reading(file: str | Path) -> Iterator[Any]:
+    import pyarrow.parquet as pq
+
+    try:
+        system, path = place(file)
+        with pq.ParquetFile(path, filesystem=system) as parquet:
+            yield parquet
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no shard {str(file)!r}: check the path.") from None
+    except pa.ArrowException as error:
+        raise ValueError(f"{str(file)!r} is cut off, damaged or no Parquet ({_said(error)}): {_REMAKE}.") from error
+    except OSError as error:  # what pyarrow says of damaged pages, too
+        raise OSError(f"{str(file)!r} cannot be read ({_said(error)}): {_REMAKE}, if it is there.") from error
+
+
+def _mark(file: str | Path) -> str:
+    system, path = place(file)
+    with system.open_input_file(path) as stream:
+        size = stream.size()
+        length = struct.unpack("<I", stream.read_at(8, size - 8)[:4])[0]
+        return hashlib.sha256(stream.read_at(length + 8, size - length - 8)).hexdigest()[:24]
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())[:120].rstrip(". ")
