@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
@@ -12,7 +15,17 @@ from sentence_transformers_mirror.cli import main
 from sentence_transformers_mirror.training.result import HISTORY
 
 pytest.importorskip("matplotlib", reason='needs pip install "sentence-transformers-mirror[plot]"')
-from sentence_transformers_mirror.evidence.report import _sentence, write_report  # noqa: E402
+from sentence_transformers_mirror.evidence import glance  # noqa: E402
+from sentence_transformers_mirror.evidence.parts import SINGLE, Parts  # noqa: E402
+from sentence_transformers_mirror.evidence.report import (  # noqa: E402
+    AFTER,
+    BEFORE,
+    INK,
+    WORDS,
+    _sentence,
+    write_report,
+)
+from sentence_transformers_mirror.evidence.verdict import Measurement  # noqa: E402
 
 HOSTILE = (
     "<script>document.title = 'owned'</script> & \"quoted\" is the first. "
@@ -35,10 +48,63 @@ def test_the_page_says_what_was_found_and_escapes_what_texts_say(page, tmp_path)
     content = path.read_text(encoding="utf-8")
     assert f"{found.difference:+.3f}" in content and f"{found.pairs} pairs" in content
     assert "<script" not in content and "<img src=x" not in content and "http://" not in content
-    assert content.count("src='data:image/png;base64,") == 4 == len(list((tmp_path / "plots").glob("*.png")))
-    assert content.count("<tr><td>") == 20 + 6  # texts with neighbours, and numbers of geometry
+    pictures = re.findall(r"(srcset|src)='data:image/svg\+xml;base64,([^']+)'", content)
+    assert [name for name, _ in pictures] == ["srcset", "src"] * 3  # each for dark pages and for light ones
+    for (_, dark), (_, light) in zip(pictures[::2], pictures[1::2], strict=True):
+        dark, light = (base64.b64decode(one).decode() for one in (dark, light))
+        assert dark != light and "#000000" not in dark + light and "Date" not in light
+        assert not set(re.findall("#[0-9a-f]{6}", dark)) & {INK, BEFORE, AFTER, WORDS}
+    assert len(list((tmp_path / "plots").glob("*.png"))) == 4  # of which the page draws the ranks itself
+    assert content.count("class='st-card near'") == 20 and content.count("<tr><td>") == 6  # geometry
+    assert content.count("class='row ") == 6 and content.count("class=strip") == 2
     assert "torch " in content.split("Made by")[1] and "faiss-cpu" in content.split("Made by")[1]
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in (tmp_path / "plots").iterdir())
+
+
+def ranked(ranks):
+    """A measurement with the same rank of all texts."""
+    return Measurement(None, None, ranks, ranks, {}, ranks)
+
+
+@pytest.mark.parametrize(
+    "model, structure, said, tone",
+    [
+        (0.2, "halves", "Words alone (TF-IDF) are better: the model after tuning is behind them by 0.300", "worse"),
+        (0.9, "halves", "The model after tuning is ahead of words alone (TF-IDF) by 0.400", "better"),
+        (0.5, "halves", "not seen to be ahead of words alone", "no"),
+        (0.2, SINGLE, "is not seen here", "no"),
+    ],
+)
+def test_a_model_that_is_not_worth_its_cost_is_told_so(model, structure, said, tone):
+    noise = np.random.default_rng(0).normal(0, 0.05, 60)
+    noise -= noise.mean()
+    parts = Parts(["a"] * 60, ["b"] * 60, np.arange(60), structure)
+    vars(parts)["words"] = (np.full(60, 0.5), np.full(60, 0.5))
+    found = glance.against(ranked(model + noise), parts, 0)
+    assert said in found.sentence and found.tone == tone
+    assert ("not worth its cost" in found.sentence) == (tone == "worse")
+    if structure != SINGLE:
+        strip = glance.ahead(found.difference)
+        assert strip.low <= strip.middle <= strip.high and 0 < strip.low and strip.high < 100
+        assert (strip.middle > 50) == (model > 0.5) or tone == "no"
+
+
+def test_the_summary_to_copy_says_all_of_it(page):
+    content = page[0].read_text(encoding="utf-8")
+    (summary,) = re.findall(r"<pre class=st-card tabindex=0[^>]*>(.*?)</pre>", content, re.DOTALL)
+    found = page[1]
+    assert _sentence(found) in summary and f"{found.low:+.3f}" in summary and "words alone" in summary.lower()
+    assert f"words (TF-IDF){found.words['everywhere']:11.3f}" in summary and "user-select:all" in content
+    assert content.index("st-card words") < content.index("All at one glance") < content.index("<pre")
+
+
+def test_zones_say_from_where_on_a_change_counts(page):
+    for difference in (-0.3, 0.0, 0.2):
+        strip = glance.changed(replace(page[1], difference=difference, low=difference - 0.05, high=difference + 0.05))
+        bad, even, good = strip.zones
+        assert (bad.tone, even.tone, good.tone) == ("bad", "open", "good")
+        assert even.left == pytest.approx(50 - 50 * page[1].least_loss / strip.reach) and bad.left == 0
+        assert good.left + good.width == pytest.approx(100) and 0 < strip.low < strip.middle < strip.high < 100
 
 
 def test_a_small_fall_is_not_passed_over(page):
@@ -55,15 +121,30 @@ def test_all_texts_are_escaped(tiny_model, tmp_path):
     assert "no evidence" in content and "The loss while tuning" not in content
 
 
-def test_in_a_browser(page, browser):
-    view = browser.new_page()
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_in_a_browser(page, browser, width, scheme):
+    view = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     told, asked = [], []
     view.on("console", lambda message: told.append(message.text))
     view.on("request", lambda request: asked.append(request.url))
     view.goto(page[0].as_uri())
     assert view.title() == "Did tuning help?" and not told
     assert [url for url in asked if not url.startswith("data:")] == [page[0].as_uri()]
-    assert view.eval_on_selector_all("img", "all => all.every(one => one.naturalWidth > 100)")
+    assert view.eval_on_selector_all("img", "all => all.length && all.every(one => one.naturalWidth > 100)")
+    assert view.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    colour = view.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, colour[4:-1].split(","))) > 380) == (scheme == "light")
+    (dark, light) = re.findall("base64,([^']+)'", page[0].read_text(encoding="utf-8"))[:2]
+    assert view.evaluate("document.querySelector('img').currentSrc").endswith(dark if scheme == "dark" else light)
+    view.click("pre")
+    selected = view.evaluate("getSelection().toString()")
+    assert selected.strip() == view.inner_text("pre").strip() and "words (TF-IDF)" in selected
+    view.keyboard.press("Tab")
+    view.locator("summary").focus()
+    view.keyboard.press("Enter")
+    view.locator("details .near").first.wait_for()
+    assert view.locator(".near").count() == 20
 
 
 @pytest.fixture

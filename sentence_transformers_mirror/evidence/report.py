@@ -1,6 +1,7 @@
 """What tuning changed, on one page: the verdict, what it rests on, and what neighbours look like now.
 
-One HTML file that needs no network and runs no script: pictures lie in it as data, and what texts say is escaped.
+One HTML file that needs no network and runs no script: pictures lie in it as data, in colours for light and for dark,
+and what texts say is escaped.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 try:
     from jinja2 import Environment, FileSystemLoader
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 except ImportError as error:
     raise ImportError(
@@ -22,7 +24,7 @@ except ImportError as error:
     ) from error
 
 from sentence_transformers_mirror.environment import environment
-from sentence_transformers_mirror.evidence import geometry
+from sentence_transformers_mirror.evidence import geometry, glance
 from sentence_transformers_mirror.evidence.evaluation import Score, evaluate
 from sentence_transformers_mirror.evidence.parts import Parts, split_parts
 from sentence_transformers_mirror.evidence.verdict import Evidence, Measurement, bootstrap, called, judge, measure
@@ -33,7 +35,9 @@ if TYPE_CHECKING:
 
 Neighbours = tuple[str, list[list[tuple[str, bool]]]]  # a text, and what is near it before and after; True is new
 
-BEFORE, AFTER, WORDS = "#8a8f98", "#c2410c", "#3f6212"
+INK, BEFORE, AFTER, WORDS = "#1c1917", "#8a8f98", "#c2410c", "#3f6212"
+# The same on a dark page, as in look.css.
+_DARK = {INK: "#f0ecea", BEFORE: "#9aa0aa", AFTER: "#fb923c", WORDS: "#a3c464"}
 _SHOWN, _OPEN = 20, 5  # texts with their neighbours, and those that are seen at once
 _NEIGHBOURS = 3
 _GLANCE = 120  # characters of a text that are shown
@@ -98,12 +102,23 @@ def write_report(
     }
     if len(losses) > 1:
         figures["loss"] = _loss(losses)
-    pictures = {name: _png(figure) for name, figure in figures.items()}
     if plots is not None:
         Path(plots).mkdir(parents=True, exist_ok=True)
-        for name, picture in pictures.items():
-            Path(plots, f"{name}.png").write_bytes(picture)
-    page = _page(found, pictures, _neighbours(parts, measured, seed), scores)
+        for name, figure in figures.items():
+            Path(plots, f"{name}.png").write_bytes(_png(figure))
+    del figures["ranks"]  # which the page draws itself, to fit any screen
+    against = glance.against(measured[1], parts, seed)
+    page = _page(
+        found,
+        {name: _svg(figure) for name, figure in figures.items()},
+        _neighbours(parts, measured, seed),
+        scores,
+        against=against,
+        glance=glance.bars(measured, parts, seed),
+        changed=glance.changed(found),
+        ahead=None if against.difference is None else glance.ahead(against.difference),
+        summary=glance.lines(found, [_sentence(found), _change(found), against.sentence]),
+    )
     Path(output).write_text(page, encoding="utf-8")
     return found
 
@@ -114,13 +129,13 @@ def _ranks(parts: Parts, measured: list[Measurement], seed: int) -> Figure:
         ("after", AFTER, (measured[1].everywhere, measured[1].among_look_alikes)),
         ("words alone (TF-IDF)", WORDS, parts.words),
     ]
-    figure, axes = _figure("mean reciprocal rank (1 is perfect)")
+    figure, axes = _figure("mean reciprocal rank (1 is perfect)", (9, 3))
     for number, (name, colour, ranks) in enumerate(rows):
         means = [values.mean() for values in ranks]
         ends = np.array([bootstrap(values, parts.documents, seed) for values in ranks])
         places = np.arange(2) + 0.27 * (1 - number)
         axes.barh(places, means, 0.24, color=colour, label=name)
-        axes.errorbar(means, places, xerr=np.abs(ends.T - means), fmt="none", ecolor="black", capsize=3)
+        axes.errorbar(means, places, xerr=np.abs(ends.T - means), fmt="none", ecolor=INK, capsize=3)
         for place, mean, end in zip(places, means, ends[:, 1], strict=True):
             axes.text(end + 0.01, place, f"{mean:.3f}", va="center", fontsize=9)
     axes.set_yticks([0, 1], ["among all", "among look-alikes"])
@@ -131,10 +146,9 @@ def _ranks(parts: Parts, measured: list[Measurement], seed: int) -> Figure:
 
 
 def _cosines(measured: list[Measurement]) -> Figure:
-    figure = Figure(figsize=(9, 3), layout="constrained")
-    for axes, one, name in zip(
-        figure.subplots(1, 2, sharex=True, sharey=True), measured, ("before", "after"), strict=True
-    ):
+    figure = Figure(figsize=(6.4, 2.8), layout="constrained")
+    both = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axes, one, name in zip(both, measured, ("before", "after"), strict=True):
         positive = (one.queries * one.passages).sum(axis=1).clip(-1, 1)
         chance = geometry.chance_cosines(one.queries, one.passages).clip(-1, 1)
         bins = np.linspace(min(positive.min(), chance.min(), 0.999), 1, 61)  # never of no width
@@ -144,7 +158,7 @@ def _cosines(measured: list[Measurement]) -> Figure:
         axes.set_xlabel("cosine similarity")
         axes.set_yticks([])
         axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.legend(frameon=False, loc="upper left", fontsize=8)
+    figure.legend(*both[0].get_legend_handles_labels(), frameon=False, loc="outside upper center", ncols=2)
     return figure
 
 
@@ -167,8 +181,9 @@ def _loss(losses: Sequence[float]) -> Figure:
     return figure
 
 
-def _figure(label: str) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(9, 3), layout="constrained")
+# Inches, small enough for words to be read on a phone.
+def _figure(label: str, size: tuple[float, float] = (4.6, 2.6)) -> tuple[Figure, Any]:
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel(label)
     axes.spines[["top", "right"]].set_visible(False)
@@ -179,6 +194,19 @@ def _png(figure: Figure) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=130, metadata={"Software": None})
     return stream.getvalue()
+
+
+def _svg(figure: Figure) -> tuple[str, str]:
+    """A picture without a background as base64, for a light page and for a dark one."""
+    stream = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "report"}):
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    # What is black comes with a colour, but for texts, which have that of the whole.
+    light = stream.getvalue().replace("#000000", INK).replace("<svg ", f'<svg fill="{INK}" ', 1)
+    dark = light
+    for colour, other in _DARK.items():
+        dark = dark.replace(colour, other)
+    return base64.b64encode(light.encode()).decode(), base64.b64encode(dark.encode()).decode()
 
 
 def _neighbours(parts: Parts, measured: list[Measurement], seed: int) -> list[Neighbours]:
@@ -202,17 +230,26 @@ def _neighbours(parts: Parts, measured: list[Measurement], seed: int) -> list[Ne
     ]
 
 
-def _page(found: Evidence, pictures: dict[str, bytes], neighbours: list[Neighbours], scores: list[list[Score]]) -> str:
+def _page(
+    found: Evidence,
+    pictures: dict[str, tuple[str, str]],
+    neighbours: list[Neighbours],
+    scores: list[list[Score]],
+    **shown: Any,
+) -> str:
     """The template filled in; what comes from data is escaped there."""
     here = Path(__file__).parent
-    page = Environment(loader=FileSystemLoader(here), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = Environment(
+        loader=FileSystemLoader([here, here.parent]), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     page.filters["glance"] = _glance
     sets = list(zip(*scores, strict=True))
     made = environment()
     return page.get_template("report.html.jinja").render(
         found=found,
         sentence=_sentence(found),
-        pictures={name: base64.b64encode(picture).decode() for name, picture in pictures.items()},
+        change=_change(found),
+        pictures=pictures,
         sets=[(old, new) for old, new in sets if old.value is not None],
         absent=list(dict.fromkeys(old.name for old, _ in sets if old.value is None)),
         geometry=_GEOMETRY,
@@ -221,6 +258,14 @@ def _page(found: Evidence, pictures: dict[str, bytes], neighbours: list[Neighbou
         folded=neighbours[_OPEN:],
         command=made["command"],
         versions=", ".join(f"{name} {value}" for name, value in made.items() if name != "command"),
+        **shown,
+    )
+
+
+def _change(found: Evidence) -> str:
+    return (
+        f"The mean reciprocal rank changed by {found.difference:+.3f} (95% interval {found.low:+.3f} to "
+        f"{found.high:+.3f})."
     )
 
 
