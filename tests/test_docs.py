@@ -36,6 +36,9 @@ FENCE = re.compile(r"^```(\S*)(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DIRECTIVES = {"{eval-rst}", "{toctree}", "{include}", "{recipes}", "{help}"}
 # Commands that take minutes or stay; that they are spelled right is seen from their arguments.
 NOT_RUN = {"quickstart", "demo"}
+# What needs a cluster or a server, which tests/test_scale_ray.py and tests/test_scale_milvus.py start.
+ELSEWHERE = ("--engine ray", "milvus://")
+NEEDS_MILVUS = {"milvus", "MilvusSearch", "export"}  # pages and objects
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +143,7 @@ def run_in_shell(code, only_parse):
     for line in code.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
         if words[:1] == ["st-mirror"]:
-            if only_parse or words[1] in NOT_RUN:
+            if only_parse or words[1] in NOT_RUN or any(one in line for one in ELSEWHERE):
                 arguments(words[1:])
             else:
                 assert main(words[1:]) == 0, line
@@ -154,6 +157,8 @@ def arguments(argv):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_code_of_a_page_runs(page, world):
+    if page.stem in NEEDS_MILVUS:
+        pytest.importorskip("milvus_lite", reason="needs milvus-lite: pip install '.[milvus]'")
     names = dict(world, __name__="page")
     if re.search(r"""output(?:_dir=")?[ ]?tuned[\s"]""", page.read_text(encoding="utf-8")):
         shutil.rmtree("tuned")  # the page makes it
@@ -180,6 +185,8 @@ def check(test):
 def test_examples_of_docstrings_run(one, tmp_path, monkeypatch):
     if one.__name__ == "drophead" and Version(transformers.__version__) < Version("5.7"):
         pytest.skip("DropHead is refused for ModernBERT before transformers 5.7")
+    if one.__name__ in NEEDS_MILVUS:
+        pytest.importorskip("milvus_lite", reason="needs milvus-lite: pip install '.[milvus]'")
     monkeypatch.chdir(tmp_path)
     for test in doctest.DocTestFinder().find(one, one.__name__, module=inspect.getmodule(one), globs={}):
         check(test)
