@@ -1,12 +1,12 @@
 """What work beyond one machine costs: workers, Ray, memory of an index of shards; and what 10**9 texts would take.
 
-python -m benchmarks.scale [--texts N] [--rows N ...]
+python -m benchmarks.scale [--texts N] [--rows N ...] [--parts PART ...]
 
 - ``workers``: `encode_shards` by 1, 2 and 4 processes of the machine at hand, with the embedded model. The rate counts
   from the first shards to the last, so that the start of a worker, which is told too, is not in it.
 - ``ray``: the time from shard to shard of files of one text, in this process and through an actor; the rest is Ray's.
 - ``memory``: what is not mapped while `SearchIndex.from_shards` streams so many rows of 16 numbers from disk to disk,
-  sampled every 10 ms in a process of its own, and what a first look-up by id adds.
+  and at the first look-up by id; sampled every 10 ms in a process of its own.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.common import RESULTS, alone, keep, parser, read
+from benchmarks.common import RESULTS, alone, earlier, keep, parser, read
 from benchmarks.markdown import source, table
 from benchmarks.scaling import sentences
 from sentence_transformers_mirror import SearchIndex, embedded_model_path, encode_shards
 from sentence_transformers_mirror.search.shards import KEY, shard_schema
 
+PARTS = ["workers", "ray", "memory"]
 WORKERS = [1, 2, 4]
 FILES = 32  # shards that are encoded
 DIMENSION = 16
@@ -111,11 +112,9 @@ def memory(folder: str, kind: str) -> dict[str, float]:
     start = time.perf_counter()
     index = SearchIndex.from_shards(folder, path=f"{folder}-{kind}", kind=kind)
     seconds = time.perf_counter() - start
+    assert random.Random(0).randrange(len(index)) in index
     done.set()
     thread.join()
-    kept = own_memory()
-    random_id = random.Random(0).randrange(len(index))
-    assert random_id in index
     structure = Path(f"{folder}-{kind}").glob("faiss-*")
     return {
         "kind": kind,
@@ -123,19 +122,19 @@ def memory(folder: str, kind: str) -> dict[str, float]:
         "seconds": seconds,
         "peak, bytes": peak - before,
         "structure, bytes": sum(file.stat().st_size for file in structure),
-        "for ids, bytes": own_memory() - kept,
     }
 
 
-def measure(texts: int, rows: list[int]) -> dict:
-    result: dict = {"workers": [], "memory": [], "ray": None}
-    for count in WORKERS:
+def measure(texts: int, rows: list[int], result: dict, parts: list[str]) -> dict:
+    """Measure some parts anew, and keep what is known of the others."""
+    result = {"workers": [], "memory": [], "ray": None, **result, **{part: [] for part in parts if part != "ray"}}
+    for count in WORKERS if "workers" in parts else []:
         result["workers"].append(alone(workers, count, texts))
         print(result["workers"][-1], flush=True)
-    if importlib.util.find_spec("ray") is not None:
+    if "ray" in parts and importlib.util.find_spec("ray") is not None:
         result["ray"] = {"shards": RAY_FILES, **{name: alone(overhead, name) for name in ("local", "ray")}}
         print(result["ray"], flush=True)
-    for count in rows:
+    for count in rows if "memory" in parts else []:
         for kind in KINDS:
             with tempfile.TemporaryDirectory() as folder:
                 Path(folder, "shards").mkdir()
@@ -163,7 +162,6 @@ def slopes(points: list[dict]) -> list[dict[str, object]]:
                     "kind": kind,
                     "peak": f"{slope['peak, bytes']:.1f}",
                     "structure in its file": f"{slope['structure, bytes']:.1f}",
-                    "the first look-up by id": f"{slope['for ids, bytes']:.1f}",
                 }
             )
     return found
@@ -171,8 +169,11 @@ def slopes(points: list[dict]) -> list[dict[str, object]]:
 
 def costs(result: dict) -> list[dict[str, str]]:
     """Hours and dollars of embedding 10**8 and 10**9 texts, from measured rates."""
-    one = next(point for point in result["workers"] if point["workers"] == 1)
-    rates = [("a CPU core, the embedded model (6 layers x 384)", one["texts/s"], PRICES["core"])]
+    rates = [
+        ("a CPU core, the embedded model (6 layers x 384)", point["texts/s"], PRICES["core"])
+        for point in result["workers"]
+        if point["workers"] == 1
+    ]
     if result["GPU, texts/s"]:
         rates.append(("an H200, 12 layers x 768", result["GPU, texts/s"], PRICES["gpu"]))
     rows = []
@@ -209,7 +210,6 @@ def section(kept: dict) -> str:
             "seconds": f"{point['seconds']:.1f}",
             "peak, MB": f"{point['peak, bytes'] / 1e6:,.0f}",
             "structure in its file, MB": f"{point['structure, bytes'] / 1e6:,.0f}",
-            "for ids, MB": f"{point['for ids, bytes'] / 1e6:,.0f}",
         }
         for point in result["memory"]
     ]
@@ -219,7 +219,7 @@ def section(kept: dict) -> str:
         f"`encode_shards` over {FILES} files of made-up sentences with the embedded model, one thread a worker. The "
         "rate leaves out what comes before the first shards, which is the import of the libraries and the model.",
         "",
-        table(rates),
+        table(rates) if rates else "",
     ]
     if result["ray"]:
         extra = 1e3 * (result["ray"]["ray"] - result["ray"]["local"])
@@ -228,9 +228,9 @@ def section(kept: dict) -> str:
         "### An index of many shards",
         "",
         f"`SearchIndex.from_shards` from disk to disk, {DIMENSION} numbers a vector. The peak is what lies in no "
-        "file, on top of what the process had before.",
+        "file, on top of what the process had before, until a first id was looked up.",
         "",
-        table(points),
+        table(points) if points else "",
     ]
     if found := slopes(result["memory"]):
         parts += ["Bytes a row between the fewest and the most rows:", "", table(found)]
@@ -251,10 +251,12 @@ def section(kept: dict) -> str:
 def main() -> None:
     args = parser(__doc__)
     args.formatter_class = argparse.RawDescriptionHelpFormatter
-    args.add_argument("--texts", type=int, default=40_000, help="that are encoded (default: %(default)s)")
+    args.add_argument("--texts", type=int, default=20_000, help="that are encoded (default: %(default)s)")
     args.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 2_000_000, 5_000_000], help="of the indexes")
+    args.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="measured anew; others are kept")
     args = args.parse_args()
-    print(section(keep("scale", measure(args.texts, args.rows), args.output)))
+    known, _ = earlier(args.output or RESULTS / "scale.json", {})
+    print(section(keep("scale", measure(args.texts, args.rows, known, args.parts), args.output)))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ SHARDS, TEXTS = 20, 40
 def actors_find_the_package(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # of 15 by default: on a busy machine actors never come up
     was_there = LEFT.exists()
     yield
     ray.shutdown()
@@ -78,11 +79,11 @@ def test_errors_and_losses_of_actors(tmp_path, monkeypatch):
 
     def run(*sources, **options):
         jobs = [Job(source, str(tmp_path / f"{number}-{source}")) for number, source in enumerate(sources)]
-        engine.run(Fake(), jobs, options.get("workers", 2), options.get("threads", 1), lambda: done.append(1))
+        engine.run(Fake(), jobs, options.get("workers", 1), options.get("threads", 1), lambda: done.append(1))
 
     run()
     assert not ray.is_initialized()  # there is nothing to do
-    run("good", "deadly once", "good", "good")
+    run("good", "deadly once", "good", "good", workers=2)
     assert len(done) == 4 and not ray.is_initialized()
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "0-good.0", "1-deadly once.0", "1-deadly once.1", "2-good.0", "3-good.0",
@@ -98,10 +99,9 @@ def test_errors_and_losses_of_actors(tmp_path, monkeypatch):
     assert ray.is_initialized()  # what another started is left alone
 
 
-def test_no_cluster_at_the_address(tmp_path, monkeypatch):
+def test_no_cluster_at_the_address(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    monkeypatch.setenv("RAY_gcs_rpc_server_connect_timeout_s", "1")
-    with pytest.raises(OSError, match="The Ray cluster '127.0.0.1:1' could not be reached") as caught:
+    with pytest.raises(OSError, match="There is no Ray cluster at '127.0.0.1:1' .*: start one, or check") as caught:
         engine._connect(0)
     assert "\n" not in str(caught.value)
 
@@ -131,7 +131,7 @@ def test_a_cluster_that_loses_a_node_and_three_drivers_makes_every_row_once(tmp_
 
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
-    texts = list(dict.fromkeys(" ".join(one.text.split()) for one in read_docstrings(Path(np.__file__).parent)))
+    texts = list(dict.fromkeys(" ".join(one.text.split())[:300] for one in read_docstrings(Path(np.__file__).parent)))
     texts = texts[: SHARDS * TEXTS]
     assert len(texts) == SHARDS * TEXTS
     for number in range(SHARDS):

@@ -7,6 +7,7 @@ shard a worker is made twice; what has the name of a shard is whole either way.
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -69,6 +70,7 @@ def run(work: Work, jobs: list[Job], workers: int | None, threads: int | None, d
 def _connect(size: int) -> None:
     """To the cluster that ``RAY_ADDRESS`` names, or to one on this machine, with room for two models."""
     address = os.environ.get("RAY_ADDRESS", "local")
+    _knock(address)
     # What an earlier cluster left in /tmp/ray would be taken for one that is there, if nothing were said.
     store = {"object_store_memory": max(size, 2**27)} if address == "local" else {}
     try:
@@ -76,6 +78,18 @@ def _connect(size: int) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         cause = " ".join(str(error).split())[:200]
         raise OSError(f"The Ray cluster {address!r} could not be reached: {cause}.") from error
+
+
+def _knock(address: str) -> None:
+    """Ray tries an address where nobody is for minutes, and then ends the process."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except OSError as error:
+            raise OSError(
+                f"There is no Ray cluster at {address!r} ({error}): start one, or check RAY_ADDRESS."
+            ) from error
 
 
 class _Pool:
