@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from sentence_transformers_mirror.search import BrokenIndexError, ConflictError, SearchIndex, saving, store
+from sentence_transformers_mirror.search import BrokenIndexError, ConflictError, SearchIndex, saving
+from sentence_transformers_mirror.search.manifest import Manifest, checksum
 
 VECTORS = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
 
@@ -30,7 +31,7 @@ def small(rows: int = 12) -> SearchIndex:
 def contents(index: SearchIndex) -> dict:
     """What is in it, asked in two ways that must agree."""
     found = {item: index[item] for item in index}
-    assert set(index._row_of) == set(found) and len(index) == len(found)
+    assert set(index._state.positions) == set(found) and len(index) == len(found)
     hits = index.search(VECTORS[0], top_k=1000)
     assert {hit.id: (hit.text, hit.metadata) for hit in hits} == found
     return found
@@ -145,7 +146,7 @@ def test_a_failing_system_call_is_told_as_it_is(tmp_path, monkeypatch, name):
 def test_an_index_that_is_built_on_disk_is_committed_once(tmp_path, monkeypatch):
     commits = []
     commit = saving.Save.commit
-    monkeypatch.setattr(saving.Save, "commit", lambda self, index: commits.append(1) or commit(self, index))
+    monkeypatch.setattr(saving.Save, "commit", lambda self, manifest: commits.append(1) or commit(self, manifest))
     index = SearchIndex.from_vectors(VECTORS, [f"text {n}" for n in range(40)], path=tmp_path)
     assert len(commits) == 1
     index.add(["more"], vectors=VECTORS[:1])
@@ -284,7 +285,7 @@ def places(value, path=()):
 
 
 def write_manifest(folder, whole):
-    whole["checksum"] = store._checksum(whole["index"])
+    whole["checksum"] = checksum(whole["index"])
     (folder / "manifest.json").write_text(json.dumps(whole))
 
 
@@ -390,7 +391,7 @@ def test_only_regular_files_belong_to_an_index(tmp_path):
 
 
 def test_a_structure_can_be_made_anew_instead_of_read(tmp_path, monkeypatch):
-    from sentence_transformers_mirror.search import manifest
+    from sentence_transformers_mirror.search import store
 
     vectors = np.random.default_rng(0).normal(size=(2_100, 8)).astype(np.float32)
     SearchIndex.from_vectors(vectors, map(str, range(2_100)), kind="hnsw").save(tmp_path)
@@ -398,7 +399,7 @@ def test_a_structure_can_be_made_anew_instead_of_read(tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("FAISS was given its file")
 
-    monkeypatch.setattr(manifest, "read_structure", refuse)
+    monkeypatch.setattr(store, "read_structure", refuse)
     index = SearchIndex.load(tmp_path, structure="rebuild")
     assert index.facts()["structure"]["kind"] == "hnsw" and index.search(vectors[9])[0].id == 9
     SearchIndex.verify(tmp_path)
@@ -505,6 +506,6 @@ def test_a_text_that_is_removed_in_parts_is_refused(tmp_path):
     whole = json.loads((tmp_path / "manifest.json").read_text())
     with saving.saving(tmp_path) as save:
         file = save.array("removed", np.array([1]))
-        save.commit({**whole["index"], "removed": {"file": file, "rows": 1}})
+        save.commit(Manifest.of({**whole["index"], "removed": {"file": list(file), "rows": 1}}))
     with pytest.raises(BrokenIndexError, match="removed in parts"):
         SearchIndex.verify(tmp_path)

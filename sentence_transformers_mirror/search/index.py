@@ -178,10 +178,8 @@ class SearchIndex(Asked, Changed, Kept):
             segment = gathered(rows)
             return over(segment, segment.vectors.shape[1])
         with saving(path) as save:
-            with save.segment(schema) as writer:
-                for vectors, table in rows:
-                    writer.append(vectors, table)
-            segment = save.opened(writer.record, writer.dimension, schema)
-            index = over(segment, writer.dimension)
+            record, dimension = save.rows(rows, schema)
+            segment, _ = store.read_segment(save.folder, record, dimension, schema, mapped=True)
+            index = over(segment, dimension)
             index._write(save)
         return index
