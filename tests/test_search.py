@@ -14,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 
 from sentence_transformers_mirror.search import Hit, SearchIndex, ann, calibration, store
 from sentence_transformers_mirror.search.encoder import Encoder
+from sentence_transformers_mirror.search.manifest import checksum
 from sentence_transformers_mirror.search.store import BrokenIndexError, ConflictError
 from sentence_transformers_mirror.search.vectors import Vectors
 
@@ -38,7 +39,7 @@ def manifest_with(folder, change, sign=True):
     manifest = json.loads((folder / "manifest.json").read_text())
     change(manifest)
     if sign:
-        manifest["checksum"] = store._checksum(manifest["index"])
+        manifest["checksum"] = checksum(manifest["index"])
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -116,7 +117,7 @@ def test_model_by_path_and_texts_from_datasets(tiny_model, tmp_path):
 def test_half_precision_models_give_unit_vectors(tiny_model, tmp_path, dtype):
     index = SearchIndex.build(tiny_model.to(dtype), TEXTS)
     index.save(tmp_path)
-    vectors = store.read(tmp_path).segments[0].vectors
+    vectors = store.read(tmp_path).snapshot.segments[0].vectors
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     assert SearchIndex.load(tmp_path, model=tiny_model).search("the cat") == index.search("the cat")
@@ -485,7 +486,7 @@ def test_a_model_that_is_gone(saved, tmp_path):
 def test_matryoshka(tiny_model, tmp_path):
     index = SearchIndex.build(tiny_model, TEXTS, dimensions=8)
     index.save(tmp_path)
-    vectors = store.read(tmp_path).segments[0].vectors
+    vectors = store.read(tmp_path).snapshot.segments[0].vectors
     expected = tiny_model.encode(TEXTS, truncate_dim=8, normalize_embeddings=True)
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
     assert SearchIndex.load(tmp_path, tiny_model).search("the cat") == index.search("the cat")

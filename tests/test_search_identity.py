@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from tokenizers import normalizers, pre_tokenizers
 
 from sentence_transformers_mirror import SearchIndex, dropout_rate, embedded_model_path, mirror_tune
 from sentence_transformers_mirror.search.encoder import Encoder, fingerprint
+from sentence_transformers_mirror.search.state import Identity
 
 
 def _activation(model: SentenceTransformer) -> None:
@@ -94,7 +96,7 @@ def test_a_model_without_a_pooler_is_the_same_each_time_it_is_loaded(tmp_path, m
     index = SearchIndex.load(tmp_path / "index", second)
     assert index.search(texts[3])[0].text == texts[3]
     # What an earlier release wrote is still known, with the pooler in it.
-    index._model["fingerprint"] = fingerprint(second, kind="v2-")
+    index._state = replace(index._state, model=Identity(fingerprint(second, kind="v2-")))
     index.save(tmp_path / "earlier")
     assert SearchIndex.load(tmp_path / "earlier", second).facts()["fingerprint"] == fingerprint(second)
     with pytest.raises(ValueError, match="built by another model"):
@@ -184,7 +186,7 @@ def test_a_model_that_was_touched_and_not_changed_is_not_refused(tiny_model, tex
 
 def test_an_old_fingerprint_says_what_to_do(tiny_model, texts, tmp_path):
     index = SearchIndex.build(tiny_model, texts)
-    index._model["fingerprint"] = "0" * 64
+    index._state = replace(index._state, model=Identity("0" * 64))
     index.save(tmp_path)
     with pytest.raises(ValueError, match="earlier release.*rebuild"):
         SearchIndex.load(tmp_path, tiny_model)

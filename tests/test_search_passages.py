@@ -14,6 +14,7 @@ from test_search_words import sentences
 from sentence_transformers_mirror import embedded_model_path, embedding
 from sentence_transformers_mirror.models import load_model
 from sentence_transformers_mirror.search import BrokenIndexError, SearchIndex, saving
+from sentence_transformers_mirror.search.manifest import Manifest
 from sentence_transformers_mirror.search.passages import Cutter, reads, warn_of_long
 
 FACT = "The lighthouse of Alexandria was built by Sostratus of Cnidus."
@@ -149,8 +150,8 @@ def test_passages_that_are_not_numbered_are_damage(index, tmp_path, column, valu
 
     bad = table.set_column(place, table.schema.field(place), pa.array(changed, table.schema.field(place).type))
     with saving.saving(tmp_path) as save:
-        record["segments"][0]["entries"] = save.table("entries", bad)
-        save.commit(record)
+        record["segments"][0]["entries"] = list(save.table("entries", bad))
+        save.commit(Manifest.of(record))
     for look in (SearchIndex.load, SearchIndex.verify):
         with pytest.raises(BrokenIndexError, match="entries-.*numbered"):
             look(tmp_path)
@@ -158,8 +159,8 @@ def test_passages_that_are_not_numbered_are_damage(index, tmp_path, column, valu
 
 @pytest.mark.parametrize(
     "passages, error, told",
-    [(0, ValueError, "at least 1"), (-3, ValueError, "at least 1"), (True, TypeError, "an int"),
-     ("200", TypeError, "an int"), (10**6, ValueError, "model reads")],
+    [(0, ValueError, "at least 1"), (-3, ValueError, "at least 1"), (True, TypeError, "a whole number"),
+     ("200", TypeError, "a whole number"), (10**6, ValueError, "model reads")],
 )  # fmt: skip
 def test_bad_passages_are_told_in_one_sentence(model, passages, error, told):
     with pytest.raises(error, match=told):
@@ -168,7 +169,7 @@ def test_bad_passages_are_told_in_one_sentence(model, passages, error, told):
 
 def test_vectors_do_not_go_into_an_index_of_passages(index):
     with pytest.raises(ValueError, match="pass texts without vectors"):
-        index.add(["a"], vectors=np.ones((1, index._dimension)))
+        index.add(["a"], vectors=np.ones((1, index._state.dimension)))
 
 
 def test_no_passage_where_texts_are_not_cut(model):
@@ -250,4 +251,4 @@ def test_a_bad_second_look_is_told_in_one_sentence(model, options, error, told):
         index.search("a", **options)
     assert "\n" not in str(caught.value)
     with pytest.raises(TypeError, match="needs a query in words"):
-        index.search(np.ones(index._dimension), rerank=by_length)
+        index.search(np.ones(index._state.dimension), rerank=by_length)

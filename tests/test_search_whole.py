@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from sentence_transformers_mirror.search import BrokenIndexError, ConflictError, SearchIndex, saving, store
+from sentence_transformers_mirror.search import BrokenIndexError, ConflictError, SearchIndex, saving
+from sentence_transformers_mirror.search.manifest import Manifest, checksum
 
 VECTORS = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
 
@@ -146,7 +147,7 @@ def test_a_failing_system_call_is_told_as_it_is(tmp_path, monkeypatch, name):
 def test_an_index_that_is_built_on_disk_is_committed_once(tmp_path, monkeypatch):
     commits = []
     commit = saving.Save.commit
-    monkeypatch.setattr(saving.Save, "commit", lambda self, index: commits.append(1) or commit(self, index))
+    monkeypatch.setattr(saving.Save, "commit", lambda self, manifest: commits.append(1) or commit(self, manifest))
     index = SearchIndex.from_vectors(VECTORS, [f"text {n}" for n in range(40)], path=tmp_path)
     assert len(commits) == 1
     index.add(["more"], vectors=VECTORS[:1])
@@ -285,7 +286,7 @@ def places(value, path=()):
 
 
 def write_manifest(folder, whole):
-    whole["checksum"] = store._checksum(whole["index"])
+    whole["checksum"] = checksum(whole["index"])
     (folder / "manifest.json").write_text(json.dumps(whole))
 
 
@@ -391,7 +392,7 @@ def test_only_regular_files_belong_to_an_index(tmp_path):
 
 
 def test_a_structure_can_be_made_anew_instead_of_read(tmp_path, monkeypatch):
-    from sentence_transformers_mirror.search import manifest
+    from sentence_transformers_mirror.search import store
 
     vectors = np.random.default_rng(0).normal(size=(2_100, 8)).astype(np.float32)
     SearchIndex.from_vectors(vectors, map(str, range(2_100)), kind="hnsw").save(tmp_path)
@@ -399,7 +400,7 @@ def test_a_structure_can_be_made_anew_instead_of_read(tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("FAISS was given its file")
 
-    monkeypatch.setattr(manifest, "read_structure", refuse)
+    monkeypatch.setattr(store, "read_structure", refuse)
     index = SearchIndex.load(tmp_path, structure="rebuild")
     assert index.facts()["structure"]["kind"] == "hnsw" and index.search(vectors[9])[0].id == 9
     SearchIndex.verify(tmp_path)
@@ -506,6 +507,6 @@ def test_a_text_that_is_removed_in_parts_is_refused(tmp_path):
     whole = json.loads((tmp_path / "manifest.json").read_text())
     with saving.saving(tmp_path) as save:
         file = save.array("removed", np.array([1]))
-        save.commit({**whole["index"], "removed": {"file": file, "rows": 1}})
+        save.commit(Manifest.of({**whole["index"], "removed": {"file": list(file), "rows": 1}}))
     with pytest.raises(BrokenIndexError, match="removed in parts"):
         SearchIndex.verify(tmp_path)

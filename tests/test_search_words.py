@@ -7,6 +7,7 @@ import json
 import pickle
 import random
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from plain_bm25 import plain_bm25, plain_terms
 from test_search_stateful import embed
 
 from sentence_transformers_mirror import embedded_model_path
-from sentence_transformers_mirror.search import SearchIndex, fusion, saving, store, words
+from sentence_transformers_mirror.search import BrokenIndexError, SearchIndex, fusion, saving, words
+from sentence_transformers_mirror.search.manifest import FORMAT, Manifest, PostingsFile, WordsFiles, checksum
 from sentence_transformers_mirror.texts.docstrings import read_docstrings
 
 LANGUAGES = """The cat sat on the mat. Die Straße ist groß, STRASSE! Добро пожаловать в Москву
@@ -132,7 +134,7 @@ def test_both_is_the_weighted_mean_of_scaled_scores(both, weight):
     bm25 = plain_bm25(texts, query)
     vectors = np.concatenate([segment.vectors for segment in index._snapshot.segments])
     chance = cosines.mean()  # the mean of products is the product with the mean
-    assert abs(chance - (vectors @ index._encoder.queries([query])[0]).mean()) < 1e-5
+    assert abs(chance - (vectors @ index._state.encoder.queries([query])[0]).mean()) < 1e-5
     expected = weight * (cosines - chance) / (cosines.max() - chance) + (1 - weight) * bm25 / bm25.max()
     hits = index.search(query, top_k=len(texts), mode="both", weight=weight)
     assert len(hits) == len(texts)
@@ -252,7 +254,7 @@ def test_damaged_words_are_read_again_from_the_texts(tmp_path, caplog):
             file.unlink()
         else:
             file.write_bytes(content if damage == "flip" else content[:-9])
-        with pytest.raises(store.BrokenIndexError, match=file.name):
+        with pytest.raises(BrokenIndexError, match=file.name):
             SearchIndex.verify(tmp_path)
         for make in (SearchIndex.load, SearchIndex.open):
             index = make(tmp_path)
@@ -278,20 +280,23 @@ def test_words_that_fit_their_checksum_but_not_the_texts_are_refused(tmp_path):
             2, "counts", pa.array([[1, 1], [1], [1]], pa.large_list(pa.uint8()))
         ),  # counts of other texts
     ]
-    record = json.loads((tmp_path / "manifest.json").read_bytes())["index"]
+    manifest = Manifest.of(json.loads((tmp_path / "manifest.json").read_bytes())["index"])
+
+    def with_words(manifest, rows, file):
+        (segment,) = manifest.segments
+        parts = (PostingsFile(rows, file),)
+        return replace(manifest, segments=(replace(segment, words=WordsFiles(segment.words.reader, parts)),))
+
     for one in bad:
         with saving.saving(tmp_path) as save:
-            file = save.table("words", one)
-            record["segments"][0]["words"]["parts"] = [{"rows": 40, "file": file}]
-            save.commit(record)
-        with pytest.raises(store.BrokenIndexError, match="words-"):
+            save.commit(with_words(manifest, 40, save.table("words", one)))
+        with pytest.raises(BrokenIndexError, match="words-"):
             SearchIndex.verify(tmp_path)
         assert SearchIndex.open(tmp_path).search("even number 7", mode="words") == expected
     for rows in (39, -1, "40", None):
         with saving.saving(tmp_path) as save:
-            record["segments"][0]["words"]["parts"] = [{"rows": rows, "file": save.table("words", table)}]
-            save.commit(record)
-        with pytest.raises(store.BrokenIndexError, match="manifest.json describes no index"):
+            save.commit(with_words(manifest, rows, save.table("words", table)))
+        with pytest.raises(BrokenIndexError, match="manifest.json describes no index"):
             SearchIndex.open(tmp_path)
 
 
@@ -309,7 +314,7 @@ def test_an_index_of_format_1_is_read_and_becomes_2(tmp_path):
     expected = saved(tmp_path).search("even number 7", mode="words")
     index = json.loads((tmp_path / "manifest.json").read_bytes())["index"]
     del index["language"], index["segments"][0]["words"]
-    old = {"format": store.FORMAT, "version": 1, "checksum": store._checksum(index), "index": index}
+    old = {"format": FORMAT, "version": 1, "checksum": checksum(index), "index": index}
     (tmp_path / "manifest.json").write_text(json.dumps(old))
     for file in tmp_path.glob("words-*"):
         file.unlink()

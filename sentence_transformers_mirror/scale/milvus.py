@@ -14,6 +14,7 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -25,7 +26,8 @@ from sentence_transformers_mirror.scalars import plain, whole_number
 from sentence_transformers_mirror.search.encoder import Encoder
 from sentence_transformers_mirror.search.entries import check_text
 from sentence_transformers_mirror.search.hits import Hit
-from sentence_transformers_mirror.search.shards import MODEL, Shard, read_shards, unit_rows
+from sentence_transformers_mirror.search.shards import Shard, read_shards, unit_rows
+from sentence_transformers_mirror.search.state import Identity
 from sentence_transformers_mirror.terminal import bar
 
 if TYPE_CHECKING:
@@ -279,7 +281,7 @@ def _prepare(client: Any, name: str, shard: Shard, rows: int) -> None:
         if made["fingerprint"] != shard.made["fingerprint"]:
             raise ValueError(f"The collection {name!r} was filled by another model: name another collection.")
     else:
-        about = json.dumps(shard.model)
+        about = json.dumps(asdict(shard.model))
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False, description=about)
         schema.add_field("key", DataType.VARCHAR, max_length=36, is_primary=True)
         for field, most in (("id", _LONGEST), ("text", _LONGEST), ("shard", 24)):
@@ -316,7 +318,9 @@ def _about(client: Any, name: str) -> dict[str, Any]:
     told = client.describe_collection(name)
     try:
         made = json.loads(told["description"] or told["properties"][_ABOUT])
-        if not {field["name"] for field in told["fields"]} >= _FIELDS or not set(made) >= set(MODEL):
+        if not {field["name"] for field in told["fields"]} >= _FIELDS or not set(made) >= {
+            one.name for one in fields(Identity)
+        }:
             raise ValueError
         return made
     except (KeyError, TypeError, ValueError):

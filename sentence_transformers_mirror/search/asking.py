@@ -112,11 +112,7 @@ class Asked(Base):
                 one of another dimension, another argument is out of its range, no entry has a key of ``where``, the
                 index has no model for a query in words, or the model was changed since it built the index.
         """
-        top_k = plain(top_k)
-        if not isinstance(top_k, int) or isinstance(top_k, bool):
-            raise TypeError(f"top_k is the number of hits wanted and must be an int, not {quoted(top_k)}.")
-        if top_k < 1:
-            raise ValueError(f"top_k is the number of hits wanted and must be at least 1, not {top_k}.")
+        top_k = whole_number(top_k, "top_k is the number of hits wanted and", 1)
         weight = fuse.check(mode, weight, fusion)
         candidates = whole_number(candidates, "candidates", 1)
         state = self._state
@@ -176,10 +172,7 @@ class Asked(Base):
             return fuse.by_both(snapshot, vectors, queries, count, allowed, weight, fusion)
 
         wanted = top_k if rerank is None else max(top_k, candidates)
-        if snapshot.owners is None:
-            lines = ask(wanted)
-        else:
-            lines = documents(ask, snapshot.owners, wanted, max(len(snapshot.removed), 1))
+        lines = ask(wanted) if snapshot.owners is None else documents(ask, snapshot.owners, wanted)
         found = [
             [Hit.of(one, snapshot) for one in line if least is None or getattr(one, told) >= least] for line in lines
         ]
@@ -191,7 +184,7 @@ class Asked(Base):
         threshold = plain(threshold)
         if isinstance(threshold, str) and threshold == "auto":
             calibration = state.snapshot.calibration
-            return self._calibrated(state, RATE, 0, wait=False) if calibration is None else calibration["threshold"]
+            return self._calibrated(state, RATE, 0, wait=False) if calibration is None else calibration.threshold
         if threshold is None:
             return None
         if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not -1 <= threshold <= 1:
@@ -250,7 +243,7 @@ class Asked(Base):
                     self._state = now.calibrated(calibration)
             finally:
                 self._writing.release()
-        return calibration["threshold"]
+        return calibration.threshold
 
 
 def _queries(state: State, query: str | Sequence[str] | np.ndarray) -> tuple[np.ndarray, bool]:

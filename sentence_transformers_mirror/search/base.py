@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,9 @@ from sentence_transformers_mirror.scalars import plain
 from sentence_transformers_mirror.search.choosing import Choice
 from sentence_transformers_mirror.search.describe import describe
 from sentence_transformers_mirror.search.encoder import Encoder
-from sentence_transformers_mirror.search.manifest import KeptStructure
+from sentence_transformers_mirror.search.saving import KeptStructure
 from sentence_transformers_mirror.search.snapshot import Snapshot
-from sentence_transformers_mirror.search.state import State, identity
+from sentence_transformers_mirror.search.state import Identity, State, identity
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -31,9 +31,10 @@ class Base:
         dimension: int,
         choice: Choice,
         encoder: Encoder | None = None,
-        model: Mapping[str, Any] | None = None,
+        model: Identity | None = None,
     ) -> None:
         """Use ``build``, ``from_vectors``, ``load`` or ``open``."""
+        # Taken once by whoever reads it, and replaced once by whoever changes it.
         self._state = State(snapshot, dimension, encoder, identity(encoder, model))
         self._choice = choice
         # The folders it lies in, each with the tags that a save of this index may have left there.
@@ -42,22 +43,9 @@ class Base:
         self._writing = threading.RLock()
         _indexes.add(self)
 
-    # One state, taken once by whoever reads it and replaced once by whoever changes it; these are its parts.
     @property
     def _snapshot(self) -> Snapshot:
         return self._state.snapshot
-
-    @property
-    def _dimension(self) -> int:
-        return self._state.dimension
-
-    @property
-    def _encoder(self) -> Encoder | None:
-        return self._state.encoder
-
-    @property
-    def _model(self) -> dict[str, Any]:
-        return self._state.model
 
     def __copy__(self) -> Self:
         """An index of its own over the same rows, which never change; the model is shared."""
@@ -107,17 +95,17 @@ class Base:
             "segments": len(snapshot.segments),
             "dimension": state.dimension,
             "vector_bytes": 4 * len(snapshot.removed) * state.dimension,
-            **state.model,
+            **asdict(state.model),
             "choice": asdict(self._choice),
-            "structure": snapshot.report,
-            "calibration": snapshot.calibration,
+            "structure": {} if snapshot.report is None else snapshot.report.as_dict(),
+            "calibration": None if snapshot.calibration is None else snapshot.calibration.as_dict(),
             "language": snapshot.language,
             "passages": None if snapshot.passages is None else {"tokens": snapshot.passages, "rows": snapshot.size},
         }
 
     def describe(self) -> str:
         """What the index holds, how it searches and why, and what was measured, in a few lines."""
-        return describe(self.facts())
+        return describe(self._state, self._choice)
 
 
 _indexes: weakref.WeakSet[Base] = weakref.WeakSet()

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from sentence_transformers_mirror.errors import BrokenIndexError
 from sentence_transformers_mirror.search.arrow import read_table
+from sentence_transformers_mirror.search.manifest import CURE, File, size_of
 
 HEADER = 128  # bytes
-CURE = "restore the folder from a copy or build the index again"
 
 
 class Blob:
@@ -23,7 +21,7 @@ class Blob:
 
     Args:
         folder: The folder of the index.
-        record: ``[name, bytes, SHA-256]``, from a manifest.
+        record: What a manifest says of it.
         mapped: Whether to map the file, and verify its checksum only when asked to, instead of reading it.
 
     Raises:
@@ -31,7 +29,7 @@ class Blob:
         FileNotFoundError: If there is no such file.
     """
 
-    def __init__(self, folder: Path, record: list[Any], mapped: bool) -> None:
+    def __init__(self, folder: Path, record: File, mapped: bool) -> None:
         name, size, self._checksum = record
         self.file = folder / name
         actual = size_of(self.file)
@@ -87,26 +85,12 @@ class Blob:
             raise BrokenIndexError(f"{self.file} holds no table of an index ({error}): {CURE}.") from error
 
 
-def unharmed(folder: str | Path, records: dict[str, Any]) -> bool:
-    """Whether the files of some records are in a folder, in their sizes."""
+def unharmed(folder: str | Path, files: Iterable[File]) -> bool:
+    """Whether some files are in a folder, in their sizes."""
     try:
-        files = [record for record in records.values() if isinstance(record, list)]
-        return all(size_of(Path(folder, name)) == size for name, size, _ in files)
+        return all(size_of(Path(folder, file.name)) == file.size for file in files)
     except (OSError, BrokenIndexError):
         return False
-
-
-def size_of(file: Path) -> int:
-    """Of a regular file, or a link to one: reading anything else may wait for ever.
-
-    Raises:
-        BrokenIndexError: If it is none.
-        FileNotFoundError: If there is none.
-    """
-    found = file.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise BrokenIndexError(f"{file} is no regular file: {CURE}.")
-    return found.st_size
 
 
 def npy_header(dtype: type | np.dtype, shape: tuple[int, ...]) -> bytes:

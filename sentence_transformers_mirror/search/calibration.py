@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 from scipy.sparse import csr_array
 
 from sentence_transformers_mirror.search import words
+from sentence_transformers_mirror.search.reports import Calibration
 from sentence_transformers_mirror.search.snapshot import Snapshot
 
 RATE = 0.01  # by default; rarer ones are the scores of texts that are nearly equal
@@ -27,7 +28,7 @@ def calibrate(
     seed: int,
     embed: Callable[[list[str]], np.ndarray] | None = None,
     queries: Sequence[str] | None = None,
-) -> dict[str, Any]:
+) -> Calibration:
     """Find the score that a query and a text drawn at random exceed with a given probability.
 
     Queries are shorter than texts and score lower: compared with each other, texts would set the bar too high. Nor are
@@ -41,10 +42,6 @@ def calibrate(
         queries: Examples of what is asked; by default up to 5 words in a row of texts of the index, which are not
             compared with the text that they are from.
 
-    Returns:
-        ``threshold``, ``false_positive_rate``, ``pairs`` that were compared, ``texts``, ``queries``: ``given``,
-        ``parts`` of texts, or ``texts``.
-
     Raises:
         ValueError: If the rate is not in (0, 1), or there are too few texts to see a rate so small.
     """
@@ -57,6 +54,7 @@ def calibrate(
     contents = [segment.passage(row) for segment, row in places]
     texts = np.array([numbers.setdefault(text, len(numbers)) for text in contents])  # equal texts are one
     vectors = snapshot.vectors.take(rows)
+    kind: Literal["given", "parts", "texts"]
     if embed is None:
         kind, asked, own = "texts", contents, texts
     elif queries is not None:
@@ -74,13 +72,8 @@ def calibrate(
             f"for at least {_LEAST / max(pairs, 1):.2g}, or pass a number as threshold."
         )
     scores = ((vectors if embed is None else _embedded(embed, asked)) @ vectors.T)[different].clip(-1, 1)
-    return {
-        "threshold": float(np.quantile(scores, 1 - false_positive_rate, method="higher")),
-        "false_positive_rate": float(false_positive_rate),
-        "pairs": pairs,
-        "texts": snapshot.count,
-        "queries": kind,
-    }
+    threshold = float(np.quantile(scores, 1 - false_positive_rate, method="higher"))
+    return Calibration(threshold, float(false_positive_rate), pairs, snapshot.count, kind)
 
 
 def _embedded(embed: Callable[[list[str]], np.ndarray], queries: list[str]) -> np.ndarray:

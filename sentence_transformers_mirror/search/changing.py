@@ -160,7 +160,7 @@ class Changed(Base):
             OSError, TypeError, ValueError: As for ``build``; the index is then as it was.
         """
         batch_size = None if batch_size is None else whole_number(batch_size, "batch_size", 1)
-        encoder = Encoder(model, self._model["dimensions"])
+        encoder = Encoder(model, self._state.model.dimensions)
         with self._writing, progress(self._snapshot.size, show_progress) as bar:
             before = self._state.snapshot
             if before.passages is not None:
@@ -182,7 +182,7 @@ class Changed(Base):
                 segments=(segment,),
                 removed=np.zeros(len(segment), bool),
                 structure=None,
-                report={},
+                report=None,
                 calibration=None,
             )
             made = State(snapshot, segment.vectors.shape[1], encoder, identity(encoder))

@@ -13,6 +13,7 @@ import numpy as np
 
 from sentence_transformers_mirror.printable import quoted
 from sentence_transformers_mirror.search.faiss_runtime import first_line, load_faiss, trained_on_few
+from sentence_transformers_mirror.search.reports import Report
 from sentence_transformers_mirror.search.scan import MARGIN, exact, rescored, scan
 from sentence_transformers_mirror.search.structure import RECALL_AT, Structure, limit_of, order_without
 from sentence_transformers_mirror.search.vectors import Vectors
@@ -39,7 +40,7 @@ class Choice:
     kind: str = "auto"
     recall: float = 0.95
     max_latency: float = 0.02
-    max_memory: int = 2**32
+    max_memory: float = 2**32
 
     def __post_init__(self) -> None:
         if not isinstance(self.kind, str):
@@ -50,9 +51,7 @@ class Choice:
             raise ValueError("max_latency (seconds) and max_memory (bytes) must not be negative.")
 
 
-def choose(
-    vectors: Vectors, choice: Choice, alive: np.ndarray | None = None
-) -> tuple[Structure | None, dict[str, Any]]:
+def choose(vectors: Vectors, choice: Choice, alive: np.ndarray | None = None) -> tuple[Structure | None, Report]:
     """Build the structure that a user asked for, or measure whether one is needed.
 
     Args:
@@ -61,56 +60,58 @@ def choose(
         alive: The rows that can be found, shape (rows,), bool; None is all.
 
     Returns:
-        The structure, None for a scan; and a report in numbers, strings and None: ``kind``, ``asked``, ``reason``,
-        ``rows``, ``seconds``, ``latency`` of a scan for one query in seconds (``auto`` only) and for a structure
-        ``factory``, ``effort``, ``depth``, ``recall`` (mean), ``recall_bound`` (lower end of its one-sided 95%
-        interval), ``sample`` (queries it was measured on).
+        The structure, None for a scan, and what was measured.
 
     Raises:
         ValueError: If FAISS does not know the kind, or cannot train it on so few rows.
     """
     start = time.perf_counter()
-    dimension = vectors.parts[0].shape[1]
-    kind, latency = choice.kind, None
+    kind, latency, reason = choice.kind, None, "asked for"
     if kind == "auto":
         kind, latency, reason = _automatic(vectors, choice)
-    else:
-        reason = "asked for"
-    factory = _factory(kind, len(vectors), dimension)
-    report: dict[str, Any] = {"kind": kind, "asked": choice.kind, "reason": reason, "rows": len(vectors)}
-    if latency is not None:
-        report["latency"] = latency
-    structure = None
+    report = Report(kind, choice.kind, reason, len(vectors), latency)
+    structure, factory = None, _factory(kind, len(vectors), vectors.parts[0].shape[1])
     if factory is not None:
-        empty = _empty(factory, dimension)
+        empty = _empty(factory, vectors)
         if len(vectors) < _FEWEST:
-            report["reason"] += f"; below {_FEWEST:,} rows a scan is as fast, and exact"
+            report = replace(report, reason=f"{reason}; below {_FEWEST:,} rows a scan is as fast, and exact")
         else:
-            held_out = _held_out(len(vectors), alive)
-            order = order_without(len(vectors), held_out)
-            _fill(empty, factory, vectors, order[: -len(held_out)])
-            # Rescoring repairs what quantising breaks, if it is given enough candidates.
-            depth = {"hnsw": 1, "ivf-flat": 1, "ivf-sq8": 2}.get(kind, 10)
-            untuned = Structure(empty, order, 1, limit_of(empty), depth)
-            try:
-                structure, recall = _tuned(untuned, vectors, choice.recall, alive)
-            except RuntimeError as error:  # it cannot be asked as others can
-                raise ValueError(
-                    f"FAISS cannot search {factory!r}; choose another kind ({first_line(error)})."
-                ) from error
-            try:
-                empty.add(vectors.take(held_out))
-            except RuntimeError:  # a structure that is made in one go
-                structure = replace(structure, index=_empty(factory, dimension))
-                _fill(structure.index, factory, vectors, order)
-            report |= {"factory": factory, "effort": structure.effort, "depth": structure.depth, **recall}
-            if recall["recall_bound"] < choice.recall:
-                logger.warning(
-                    f"A {kind} structure reaches a recall of {recall['recall_bound']:.3f} here and not "
-                    f"{choice.recall}: choose another kind, such as 'flat', if that is too little."
-                )
-    report["seconds"] = time.perf_counter() - start
-    return structure, report
+            structure, report = _built(empty, factory, vectors, alive, choice.recall, report)
+    return structure, replace(report, seconds=time.perf_counter() - start)
+
+
+def _built(
+    empty: Any, factory: str, vectors: Vectors, alive: np.ndarray | None, target: float, report: Report
+) -> tuple[Structure, Report]:
+    held_out = _held_out(len(vectors), alive)
+    order = order_without(len(vectors), held_out)
+    _fill(empty, factory, vectors, order[: -len(held_out)])
+    # Rescoring repairs what quantising breaks, if it is given enough candidates.
+    depth = {"hnsw": 1, "ivf-flat": 1, "ivf-sq8": 2}.get(report.kind, 10)
+    untuned = Structure(empty, order, 1, limit_of(empty), depth)
+    try:
+        structure, mean, bound = _tuned(untuned, vectors, target, alive)
+    except RuntimeError as error:  # it cannot be asked as others can
+        raise ValueError(f"FAISS cannot search {factory!r}; choose another kind ({first_line(error)}).") from error
+    try:
+        empty.add(vectors.take(held_out))
+    except RuntimeError:  # a structure that is made in one go
+        structure = replace(structure, index=_empty(factory, vectors))
+        _fill(structure.index, factory, vectors, order)
+    if bound < target:
+        logger.warning(
+            f"A {report.kind} structure reaches a recall of {bound:.3f} here and not {target}: choose another kind, "
+            "such as 'flat', if that is too little."
+        )
+    return structure, replace(
+        report,
+        factory=factory,
+        effort=structure.effort,
+        depth=structure.depth,
+        recall=mean,
+        recall_bound=bound,
+        sample=len(held_out),
+    )
 
 
 def _held_out(rows: int, alive: np.ndarray | None) -> np.ndarray:
@@ -129,17 +130,14 @@ def _automatic(vectors: Vectors, choice: Choice) -> tuple[str, float, str]:
         times.append(time.perf_counter() - start)
     latency = statistics.median(times)
     measured = f"a scan takes {1e3 * latency:.2f} ms for one query (median of {len(times)})"
+    most = f"max_latency of {1e3 * choice.max_latency:g} ms"
     if latency <= choice.max_latency:
-        return "flat", latency, f"{measured}, which is within max_latency of {1e3 * choice.max_latency:g} ms"
-    bytes_needed = 4 * len(vectors) * vectors.parts[0].shape[1]
-    if bytes_needed <= choice.max_memory:
-        return "ivf-flat", latency, f"{measured}, over max_latency of {1e3 * choice.max_latency:g} ms"
-    return (
-        "ivf-sq8",
-        latency,
-        f"{measured}, over max_latency of {1e3 * choice.max_latency:g} ms, and the vectors take "
-        f"{bytes_needed / 2**20:,.0f} MiB, over max_memory of {choice.max_memory / 2**20:,.0f} MiB",
-    )
+        return "flat", latency, f"{measured}, which is within {most}"
+    needed = 4 * len(vectors) * vectors.parts[0].shape[1]
+    if needed <= choice.max_memory:
+        return "ivf-flat", latency, f"{measured}, over {most}"
+    memory = f"{needed / 2**20:,.0f} MiB, over max_memory of {choice.max_memory / 2**20:,.0f} MiB"
+    return "ivf-sq8", latency, f"{measured}, over {most}, and the vectors take {memory}"
 
 
 def _factory(kind: str, rows: int, dimension: int) -> str | None:
@@ -159,15 +157,12 @@ def _factory(kind: str, rows: int, dimension: int) -> str | None:
     return kind
 
 
-def _empty(factory: str, dimension: int) -> Any:
-    faiss = load_faiss()
+def _empty(factory: str, vectors: Vectors) -> Any:
+    faiss, dimension = load_faiss(), vectors.parts[0].shape[1]
     try:
         return trained_on_few(faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT))
     except RuntimeError as error:
-        raise ValueError(
-            f"FAISS makes no {factory!r} for {dimension} dimensions; kinds are auto, flat, hnsw, ivf-flat, ivf-sq8, "
-            f"ivf-pq and the factory strings of FAISS ({first_line(error)})."
-        ) from error
+        raise _unknown(f"{factory!r} for {dimension} dimensions", error) from error
 
 
 def check_factory(kind: str) -> None:
@@ -180,10 +175,14 @@ def check_factory(kind: str) -> None:
         load_faiss().index_factory(960, kind, load_faiss().METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         if "parse" in str(error):
-            raise ValueError(
-                f"FAISS makes no {kind!r}; kinds are auto, flat, hnsw, ivf-flat, ivf-sq8, ivf-pq and the factory "
-                f"strings of FAISS ({first_line(error)})."
-            ) from None
+            raise _unknown(repr(kind), error) from None
+
+
+def _unknown(what: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"FAISS makes no {what}; kinds are auto, flat, hnsw, ivf-flat, ivf-sq8, ivf-pq and the factory strings of "
+        f"FAISS ({first_line(error)})."
+    )
 
 
 def _fill(index: Any, factory: str, vectors: Vectors, order: np.ndarray) -> None:
@@ -203,17 +202,18 @@ def _fill(index: Any, factory: str, vectors: Vectors, order: np.ndarray) -> None
 
 def _tuned(
     structure: Structure, vectors: Vectors, target: float, alive: np.ndarray | None
-) -> tuple[Structure, dict[str, Any]]:
+) -> tuple[Structure, float, float]:
     """Double the effort, and then the depth, until the lower bound of recall reaches its target or they do not help.
 
-    The queries are the rows that are not in the structure yet, and what they should find is among those that are.
+    Gives the best structure, its recall and the lower bound of that. The queries are the rows that are not in the
+    structure yet, and what they should find is among those that are.
     """
     held_out = structure.order[structure.index.ntotal :]
     others = np.ones(len(vectors), bool) if alive is None else alive.copy()
     others[held_out] = False
     queries = vectors.take(held_out)
     truth = exact(vectors, queries, min(RECALL_AT, int(others.sum())), others)[0]
-    best: tuple[Structure, dict[str, Any]] = structure, {"recall_bound": -1.0}  # below that of any trial
+    best = structure, 0.0, -1.0  # below the bound of any trial
     for depth in (structure.depth, 4 * structure.depth):
         effort, before = 1, 0.0
         while True:
@@ -223,8 +223,8 @@ def _tuned(
             # What scores as much as the last true hit is as good as it: equal texts tie.
             mean = float((scores >= truth[:, -1:] - MARGIN).mean())
             bound = wilson_bound(mean, len(held_out))
-            if bound > best[1]["recall_bound"]:
-                best = trial, {"recall": mean, "recall_bound": bound, "sample": len(held_out)}
+            if bound > best[2]:
+                best = trial, mean, bound
             if bound >= target:
                 return best
             if effort >= structure.limit or (mean > 0.5 and mean - before < 1e-3):

@@ -90,36 +90,35 @@ def windows(
         TypeError: If a text is no string, an id neither int nor str, or metadata no dictionary of JSON values.
         ValueError: If a text is blank or no valid Unicode, or there are more or fewer ids or metadata than texts.
     """
-    source, missing = iter(_strings(texts)), object()
+    source, missing, read = iter(_strings(texts)), object(), 0
+    columns: dict[str, Iterator[Any]] = {}
     for name, given in (("ids", ids), ("metadata", metadata)):
-        if given is not None and (isinstance(given, Mapping) or not isinstance(given, Iterable)):
-            raise TypeError(f"{name} must be a list, one per text, not one {type(given).__name__}.")
-    columns = [None if values is None else iter(values) for values in (ids, metadata)]
-    read = 0
+        if given is not None:
+            if isinstance(given, Mapping) or not isinstance(given, Iterable):
+                raise TypeError(f"{name} must be a list, one per text, not one {type(given).__name__}.")
+            columns[name] = iter(given)
     while True:
         taken = list(itertools.islice(source, size))
         for position, text in enumerate(taken, start=read):
             check_text(text, f"texts[{position}]")
-        extra = []
-        for name, column in zip(("ids", "metadata"), columns, strict=True):
-            values: list[Any] | None = None if column is None else list(itertools.islice(column, len(taken)))
-            if values is not None and len(values) < len(taken):
-                count = (
-                    f"{read + len(values)} {name} for {'at least ' if len(taken) == size else ''}{read + len(taken)}"
+        extra = {name: list(itertools.islice(column, len(taken))) for name, column in columns.items()}
+        for name, values in extra.items():
+            if len(values) < len(taken):
+                texts_read = f"{'at least ' if len(taken) == size else ''}{read + len(taken)}"
+                raise ValueError(
+                    f"There are {read + len(values)} {name} for {texts_read} texts: pass one per text, or none at all."
                 )
-                raise ValueError(f"There are {count} texts: pass one per text, or none at all.")
-            extra.append(values)
         if taken:
             yield Window(
                 taken,
-                None if extra[0] is None else [check_id(item) for item in extra[0]],
-                [None] * len(taken) if extra[1] is None else [_json(item) for item in extra[1]],
+                [check_id(item) for item in extra["ids"]] if ids is not None else None,
+                [_json(item) for item in extra["metadata"]] if metadata is not None else [None] * len(taken),
             )
         read += len(taken)
         if len(taken) < size:
             break
-    for name, column in zip(("ids", "metadata"), columns, strict=True):
-        if column is not None and next(column, missing) is not missing:
+    for name, column in columns.items():
+        if next(column, missing) is not missing:
             raise ValueError(f"There are more than {read} {name} for {read} texts: pass one per text, or none at all.")
 
 

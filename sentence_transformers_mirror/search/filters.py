@@ -55,7 +55,7 @@ def mask(snapshot: Snapshot, where: Where) -> np.ndarray:
             passed[column.rows[passes[column.codes]]] = True
             allowed[start : start + len(segment)] &= passed
         if not known:
-            keys = sorted({key for segment in snapshot.segments for key in _keys(segment)})
+            keys = sorted({key for one in snapshot.segments for metadata in one.all_metadata() for key in metadata})
             there = ", ".join(printable(f"{key:.60}") for key in keys[:50]) or "none"
             raise ValueError(f"No entry has a value under {quoted(key)} in its metadata; the keys are: {there}.")
     return allowed
@@ -96,7 +96,3 @@ def _column(segment: Segment, key: str) -> _Column:
             np.array(rows, np.int64), np.array(codes, np.int64), [value for _, value in values]
         )
     return segment.columns[key]
-
-
-def _keys(segment: Segment) -> set[str]:
-    return {key for metadata in segment.all_metadata() for key in metadata}

@@ -23,7 +23,7 @@ from sentence_transformers_mirror.search.rows import DOCUMENTS, WINDOW, Rows, of
 from sentence_transformers_mirror.search.saving import saving
 from sentence_transformers_mirror.search.segments import Segment, entries_schema, gathered
 from sentence_transformers_mirror.search.snapshot import Snapshot
-from sentence_transformers_mirror.search.state import settled
+from sentence_transformers_mirror.search.state import Identity, settled
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -195,10 +195,10 @@ class SearchIndex(Asked, Changed, Kept):
             store.refuse_taken(path, overwrite)
         found = shards.read_shards(files)
         known = found[0].model
-        encoder = None if model is None else Encoder(model, known["dimensions"])
-        if encoder is not None and encoder.fingerprint != known["fingerprint"]:
+        encoder = None if model is None else Encoder(model, known.dimensions)
+        if encoder is not None and encoder.fingerprint != known.fingerprint:
             raise ValueError(
-                f"The shards were made by another model ({known['model']}), or by this one with other weights or "
+                f"The shards were made by another model ({known.model}), or by this one with other weights or "
                 "settings: pass the model that made them."
             )
         rows = shards.all_rows(found, show_progress)
@@ -210,7 +210,7 @@ class SearchIndex(Asked, Changed, Kept):
         rows: Rows,
         *,
         encoder: Encoder | None,
-        known: Mapping[str, Any] | None = None,
+        known: Identity | None = None,
         choice: Choice,
         language: str | None,
         passages: int | None = None,
@@ -228,10 +228,8 @@ class SearchIndex(Asked, Changed, Kept):
             segment = gathered(rows)
             return over(segment, segment.vectors.shape[1])
         with saving(path) as save:
-            with save.segment(schema) as writer:
-                for vectors, table in rows:
-                    writer.append(vectors, table)
-            segment = save.opened(writer.record, writer.dimension, schema)
-            index = over(segment, writer.dimension)
+            record, dimension = save.rows(rows, schema)
+            segment, _ = store.read_segment(save.folder, record, dimension, schema, mapped=True)
+            index = over(segment, dimension)
             index._write(save)
         return index

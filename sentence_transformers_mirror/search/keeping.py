@@ -10,13 +10,14 @@ import numpy as np
 
 from sentence_transformers_mirror.errors import ConflictError
 from sentence_transformers_mirror.printable import quoted
-from sentence_transformers_mirror.search import manifest, store
+from sentence_transformers_mirror.search import store
 from sentence_transformers_mirror.search.base import Base
 from sentence_transformers_mirror.search.encoder import Encoder
 from sentence_transformers_mirror.search.identity import EARLIER, KIND, fingerprint
+from sentence_transformers_mirror.search.manifest import Manifest
 from sentence_transformers_mirror.search.rows import agree
-from sentence_transformers_mirror.search.saving import Save, saving
-from sentence_transformers_mirror.search.state import identity
+from sentence_transformers_mirror.search.saving import KeptStructure, Save, saving
+from sentence_transformers_mirror.search.state import Identity, identity
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -45,7 +46,7 @@ class Kept(Base):
         """
         with self._writing, saving(path) as save:
             known = self._homes.get(save.home)
-            if save.current is not None and known is not None and save.current["tag"] not in known:
+            if save.replaced is not None and known is not None and save.replaced not in known:
                 raise ConflictError(
                     f"The index in {path} was changed by another program since it was loaded here: load it again "
                     "and repeat the change, or save into another folder."
@@ -55,37 +56,31 @@ class Kept(Base):
             self._write(save)
 
     def _write(self, save: Save) -> None:
-        snapshot = self._snapshot
-        records = [manifest.write_segment(save, segment, snapshot.language) for segment in snapshot.segments]
-        removed = manifest.write_removed(save, snapshot)
-        structure = manifest.write_structure(save, snapshot, self._structure_file)
-        # Before the commit: whatever breaks in after it, this index knows its own save again.
-        self._homes[save.home] = (*self._homes.get(save.home, ())[-1:], save.tag)
-        save.commit(self._manifest(records, removed, structure))
-        self._homes[save.home] = (save.tag,)
-        for segment, record in zip(snapshot.segments, records, strict=True):
-            segment.files = (save.home, record)
-            manifest.read_words_later(segment, save.folder)
-        if structure is not None:
-            self._structure_file = (snapshot.structure, save.home, structure)
-
-    def _manifest(self, segments: list[Any], removed: Any, structure: Any) -> dict[str, Any]:
         state = self._state
         snapshot = state.snapshot
-        return {
-            "rows": len(snapshot.removed),
-            "dimension": state.dimension,
-            **state.model,
-            "segments": segments,
-            "removed": removed,
-            "structure": structure,
-            "choice": asdict(self._choice),
-            "report": snapshot.report,
-            "calibration": snapshot.calibration,
-            "next_id": snapshot.next_id,
-            "language": snapshot.language,
-            "passages": snapshot.passages,
-        }
+        manifest = Manifest(
+            rows=len(snapshot.removed),
+            dimension=state.dimension,
+            **asdict(state.model),
+            segments=tuple(save.segment(segment, snapshot.language) for segment in snapshot.segments),
+            removed=save.removed(snapshot),
+            structure=save.structure(snapshot, self._structure_file),
+            choice=self._choice,
+            report=snapshot.report,
+            calibration=snapshot.calibration,
+            next_id=snapshot.next_id,
+            language=snapshot.language,
+            passages=snapshot.passages,
+            tag=save.tag,
+        )
+        # Before the commit: whatever breaks in after it, this index knows its own save again.
+        self._homes[save.home] = (*self._homes.get(save.home, ())[-1:], save.tag)
+        save.commit(manifest)
+        self._homes[save.home] = (save.tag,)
+        for segment, record in zip(snapshot.segments, manifest.segments, strict=True):
+            save.note(segment, record)
+        if snapshot.structure is not None and manifest.structure is not None:
+            self._structure_file = KeptStructure(snapshot.structure, save.home, manifest.structure)
 
     @classmethod
     def load(
@@ -137,15 +132,16 @@ class Kept(Base):
     ) -> Self:
         if structure not in ("read", "rebuild"):
             raise ValueError(f"structure is 'read' or 'rebuild', not {quoted(structure)}.")
-        contents = store.read(path, mapped)
-        snapshot, choice = manifest.restore(contents, path, structure == "read")
-        index = cls(snapshot, dimension=contents.index["dimension"], choice=choice, model=contents.index)
-        index._homes[contents.home[0]] = (contents.home[1],)
-        if snapshot.structure is not None and structure == "read":
-            index._structure_file = (snapshot.structure, contents.home[0], contents.index["structure"])
+        contents = store.read(path, mapped, structure == "read")
+        snapshot, manifest, home = contents.snapshot, contents.manifest, contents.home
         del contents  # with it the file of FAISS, once its structure is made
+        made_by = Identity(manifest.fingerprint, manifest.model, manifest.dimensions)
+        index = cls(snapshot, dimension=manifest.dimension, choice=manifest.choice, model=made_by)
+        index._homes[home] = (manifest.tag,)
+        if snapshot.structure is not None and manifest.structure is not None and structure == "read":
+            index._structure_file = KeptStructure(snapshot.structure, home, manifest.structure)
         if model is not None:
-            index._take(Encoder(model, index._model["dimensions"]), path)
+            index._take(Encoder(model, manifest.dimensions), path)
         if not mapped:
             index._snapshot.loaded  # noqa: B018  # now, rather than at the first search
         return index
@@ -153,7 +149,7 @@ class Kept(Base):
     def _take(self, encoder: Encoder, path: str | Path) -> None:
         """Take a model as the one that made the vectors, if it did."""
         state = self._state
-        known = state.model["fingerprint"]
+        known = state.model.fingerprint
         if known is None:
             snapshot = state.snapshot
             places = [(row, *snapshot.locate(row)) for row in snapshot.rows()[:3].tolist()]
@@ -189,4 +185,4 @@ class Kept(Base):
         Raises:
             BrokenIndexError: If anything is damaged, naming the file.
         """
-        return manifest.verify(path)
+        return store.verify(path)

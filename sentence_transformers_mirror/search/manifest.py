@@ -1,219 +1,257 @@
-"""Between the files that `store` reads and writes and the `Snapshot` that is searched."""
+"""The manifest of an index: everything small. Its keys, which docs/index-format.md explains, are known here alone."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import logging
-from collections.abc import Callable
-from dataclasses import replace
+import hashlib
+import json
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from sentence_transformers_mirror.errors import BrokenIndexError
-from sentence_transformers_mirror.printable import printable, quoted
-from sentence_transformers_mirror.search import store, words
-from sentence_transformers_mirror.search.blob import Blob, unharmed
-from sentence_transformers_mirror.search.choosing import Choice, choose
-from sentence_transformers_mirror.search.saving import Save
-from sentence_transformers_mirror.search.segments import Segment
-from sentence_transformers_mirror.search.snapshot import Snapshot
-from sentence_transformers_mirror.search.structure import Structure, read_structure
+from sentence_transformers_mirror.search.choosing import Choice
+from sentence_transformers_mirror.search.reports import Calibration, Count, Report
+from sentence_transformers_mirror.search.words import check_language
 
-logger = logging.getLogger(__name__)
-
-KeptStructure = tuple[Any, str, dict[str, Any]]  # a structure, the folder that it is kept in, and its record there
+FORMAT = "sentence-transformers-mirror index"
+VERSION = 2
+MANIFEST = "manifest.json"
+CURE = "restore the folder from a copy or build the index again"
+ENDINGS = {"vectors": "npy", "removed": "npy", "entries": "arrow", "words": "arrow", "faiss": "index", "draft": "json"}
+_Some = Annotated[int, 1, 2**63 - 1]
 
 
-def write_segment(save: Save, segment: Segment, language: str | None) -> dict[str, Any]:
-    """The record of a segment and its words, which are written if the folder does not hold them yet."""
-    record = segment.files[1] if segment.files is not None and segment.files[0] == save.home else {}
-    if not record or not save.has(record):
-        if segment.mapped and segment.files is not None and not unharmed(*segment.files):
-            raise BrokenIndexError(
-                f"Files of the index in {segment.files[0]} were damaged or deleted since it was opened: restore the "
-                "folder from a copy or build the index again."
-            )
-        with save.segment(segment.entries.schema) as writer:
-            writer.append(segment.vectors, segment.entries)
-        record = {**writer.record, "words": record.get("words")}
-    kept, reader = record.get("words"), words.reader(language)
-    if kept is None or kept["reader"] != reader or not save.has(_files(kept)):
-        # Not kept, if they are not there yet: texts need not fit memory, and so need their words not.
-        made = segment.words_now() or words.postings(segment.passages(), language)
-        parts = [{"rows": len(part), "file": save.table("words", part.table)} for part in made]
-        record = {**record, "words": {"reader": reader, "parts": parts}}
-    return record
+class File(NamedTuple):
+    """A file of an index: its name, its size in bytes and its SHA-256."""
+
+    name: str
+    size: int
+    checksum: str
 
 
-def read_words_later(segment: Segment, folder: Path) -> None:
-    """Let the words that a save has just written be read from where they lie."""
-    if segment.files is not None and segment.read_words is None and segment.words_now() is None:
-        parts = segment.files[1]["words"]["parts"]
-        with contextlib.suppress(BrokenIndexError, OSError):  # only a cache, and the index is saved
-            blobs = [Blob(folder, part["file"], mapped=True) for part in parts]
-            segment.read_words = functools.partial(_read_words, blobs, parts)
+@dataclass(frozen=True)
+class PostingsFile:
+    """The words of consecutive rows."""
+
+    rows: _Some
+    file: Annotated[File, "words"]
 
 
-def _files(kept: dict[str, Any]) -> dict[str, Any]:
-    return {str(number): part["file"] for number, part in enumerate(kept["parts"])}
+@dataclass(frozen=True)
+class WordsFiles:
+    """The words of a segment, and what made them."""
+
+    reader: str
+    parts: tuple[PostingsFile, ...]
 
 
-def write_removed(save: Save, snapshot: Snapshot) -> dict[str, Any] | None:
-    """The record of the rows that were removed, None if there are none."""
-    if snapshot.size == len(snapshot.removed):
-        return None
-    rows = np.flatnonzero(snapshot.removed)
-    return {"file": save.array("removed", rows), "rows": len(rows)}
+@dataclass(frozen=True)
+class SegmentFiles:
+    """A segment; version 1 of the format had no words."""
+
+    rows: _Some
+    vectors: Annotated[File, "vectors"]
+    entries: Annotated[File, "entries"]
+    words: WordsFiles | None = None
 
 
-def write_structure(save: Save, snapshot: Snapshot, kept: KeptStructure | None) -> dict[str, Any] | None:
-    """The record of the FAISS structure, None if there is none; it is written if the folder does not hold it yet."""
-    if snapshot.structure is None:
-        return None
-    if kept is not None:
-        structure, home, record = kept
-        if structure is snapshot.structure and home == save.home and save.has({"faiss": record["file"]}):
-            return record
-    structure = snapshot.loaded
-    if structure is None:
-        return None
-    with save.file("faiss") as stream:
-        structure.write(stream)
-    return {
-        "file": save.record(save.fresh[-1]),
-        "covered": len(structure.order),
-        "held_out": structure.order[-snapshot.report["sample"] :].tolist(),
-        "effort": structure.effort,
-        "depth": structure.depth,
-    }
+@dataclass(frozen=True)
+class RemovedFile:
+    """The rows that were removed."""
+
+    file: Annotated[File, "removed"]
+    rows: Count
 
 
-def restore(contents: store.Contents, path: str | Path, with_faiss: bool = True) -> tuple[Snapshot, Choice]:
-    """What is searched, and what was asked of it.
+@dataclass(frozen=True)
+class StructureFile:
+    """A structure of FAISS over the first rows, of which those that were held out come last."""
 
-    Args:
-        contents: What `store.read` gives.
-        path: The folder, for messages.
-        with_faiss: Whether FAISS may read its file; otherwise the structure is made anew.
+    file: Annotated[File, "faiss"]
+    covered: _Some
+    held_out: list[Count]
+    effort: Annotated[int, 1, 2**31]
+    depth: Annotated[int, 1, 10**4]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What an index is, in the order in which it is written; version 1 had neither language nor passages."""
+
+    rows: Count
+    dimension: Annotated[int, 1, 2**20]
+    fingerprint: str | None
+    model: str | None
+    dimensions: _Some | None
+    segments: tuple[SegmentFiles, ...]
+    removed: RemovedFile | None
+    structure: StructureFile | None
+    choice: Choice
+    report: Report | None
+    calibration: Calibration | None
+    next_id: Annotated[int, 0, 10**4000]
+    language: str | None = None
+    passages: _Some | None = None
+    tag: str
+
+    @classmethod
+    def of(cls, index: dict[str, Any]) -> Manifest:
+        """What `read_index` gives, after every value was looked at: the checksum of somebody else proves nothing.
+
+        Raises:
+            ValueError: If it describes no index, naming what is wrong.
+        """
+        _need(isinstance(index.get("report"), dict), "index.report is no object")
+        made: Manifest = _read(cls, {**index, "report": index["report"] or None}, "index")
+        _need(made.rows == sum(segment.rows for segment in made.segments), "rows are not those of the segments")
+        for segment in made.segments:
+            told = segment.words is None or sum(part.rows for part in segment.words.parts) == segment.rows
+            _need(told, "rows of words are not those of the segment")
+        if made.report is not None:
+            tuned = [getattr(made.report, name) for name in ("factory", "effort", "depth", "recall", "recall_bound")]
+            _need(len({value is None for value in (*tuned, made.report.sample)}) == 1, "report is there in parts")
+        for part in (made.removed, made.report):
+            _need(part is None or part.rows <= made.rows, "more rows were removed or measured than there are")
+        if made.structure is not None:
+            held_out, covered = made.structure.held_out, made.structure.covered
+            _need(covered <= made.rows and all(row < covered for row in held_out), "structure covers other rows")
+            _need(held_out == sorted(set(held_out)), "held_out is not in ascending order")  # and names no row twice
+            known = made.report is not None and made.report.sample == len(held_out) < covered
+            _need(known, "report is not that of the structure")
+        check_language(made.language)
+        return made
+
+    def as_dict(self) -> dict[str, Any]:
+        report = {} if self.report is None else self.report.as_dict()
+        calibration = None if self.calibration is None else self.calibration.as_dict()
+        return {**asdict(self), "report": report, "calibration": calibration}
+
+    def files(self) -> Iterator[File]:
+        """All files but the manifest itself."""
+        for segment in self.segments:
+            yield from (segment.vectors, segment.entries)
+            yield from (part.file for part in segment.words.parts) if segment.words is not None else ()
+        yield from (part.file for part in (self.removed, self.structure) if part is not None)
+
+    def written(self) -> bytes:
+        """The file ``manifest.json``."""
+        index = self.as_dict()
+        whole = {"format": FORMAT, "version": VERSION, "checksum": checksum(index), "index": index}
+        return json.dumps(whole, indent=1).encode()
+
+
+def read_index(folder: str | Path) -> dict[str, Any]:
+    """What the manifest of a folder says of the index, after its checksum was found to be right.
 
     Raises:
-        BrokenIndexError: If the manifest is not one of an index.
+        BrokenIndexError: If there is none, or it is damaged, of something else, or of a newer format.
     """
-    manifest = contents.index
+    file = Path(folder) / MANIFEST
     try:
-        choice = Choice(**manifest["choice"])
-        snapshot = Snapshot(
-            contents.segments,
-            contents.removed,
-            None,
-            manifest["report"],
-            manifest["calibration"],
-            manifest["next_id"],
-            words.check_language(manifest.get("language")),
-            manifest.get("passages"),
+        size_of(file)
+        manifest = json.loads(file.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise BrokenIndexError(f"{folder} holds no index, there is no {file.name} in it: check the path.") from None
+    except BrokenIndexError:
+        raise
+    except OSError as error:
+        raise BrokenIndexError(f"{file} cannot be read ({error.strerror or error}): {CURE}.") from None
+    except (ValueError, RecursionError):
+        raise BrokenIndexError(f"{file} is damaged or no part of an index, it is not valid JSON: {CURE}.") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise BrokenIndexError(f"{file} belongs to something else than an index of this package: check the path.")
+    version, index = manifest.get("version"), manifest.get("index")
+    if isinstance(version, int) and version > VERSION:
+        raise BrokenIndexError(
+            f"{file} is of format version {version} and this release reads up to {VERSION}: "
+            "upgrade sentence-transformers-mirror."
         )
-        for segment, record, blobs in zip(contents.segments, manifest["segments"], contents.words, strict=True):
-            if blobs is not None and record["words"]["reader"] == words.reader(snapshot.language):
-                segment.read_words = functools.partial(_read_words, blobs, record["words"]["parts"])
-        if manifest["structure"] is not None:
-            snapshot = replace(snapshot, structure=_structure_loader(contents, choice, snapshot, with_faiss))
-    except (KeyError, TypeError, ValueError) as error:
-        raise BrokenIndexError(f"{path} has a manifest that describes no index: {quoted(error, 80)}.") from error
-    return snapshot, choice
+    if (
+        version not in range(1, VERSION + 1)
+        or not isinstance(index, dict)
+        or manifest.get("checksum") != checksum(index)
+        or not isinstance(index.get("tag"), str)
+    ):
+        raise BrokenIndexError(f"{file} is damaged, its checksum does not match: {CURE}.")
+    return index
 
 
-def verify(path: str | Path) -> dict[str, Any]:
-    """Read and verify every byte of an index on disk.
-
-    The file of FAISS has its checksum verified and is not given to FAISS, which cannot check what it reads.
-
-    Returns:
-        ``texts``, ``files`` and ``bytes``, as numbers.
+def tag_of(folder: str | Path) -> str | None:
+    """The tag of the save that lies in a folder, which is another one for every save; None if there is none.
 
     Raises:
-        BrokenIndexError: If anything is damaged, naming the file.
+        BrokenIndexError: As in `read_index`.
     """
-    contents = store.read(path)
-    manifest = contents.index
-    ids = list(restore(contents, path)[0].ids())
-    if len(set(ids)) != len(ids):
-        raise BrokenIndexError(f"{path} has an id twice: build the index again.")
-    for record, segment in zip(manifest["segments"], contents.segments, strict=True):
-        lengths = np.linalg.norm(segment.vectors, axis=1)
-        if not np.allclose(lengths, 1, atol=1e-4):
-            raise BrokenIndexError(f"{Path(path, record['vectors'][0])} has vectors that are no unit vectors.")
-        for _ in segment.all_metadata():
-            pass
-    for record, blobs in zip(manifest["segments"], contents.words, strict=True):
-        if record.get("words") is not None:
-            try:
-                if blobs is None:
-                    raise ValueError("damaged or missing")
-                _read_words(blobs, record["words"]["parts"])
-            except ValueError as error:
-                name = ", ".join(part["file"][0] for part in record["words"]["parts"])
-                raise BrokenIndexError(
-                    f"{Path(path, name)}: {error}; load the index and save it, which repairs it."
-                ) from error
-    if manifest["structure"] is not None and contents.faiss is None:
-        file = Path(path, manifest["structure"]["file"][0])
-        raise BrokenIndexError(f"{file} is damaged or missing: load the index and save it, which repairs it.")
-    return {
-        "texts": len(ids),
-        "files": len(contents.blobs) + 1,
-        "bytes": sum(blob.file.stat().st_size for blob in contents.blobs),
-    }
+    return read_index(folder)["tag"] if Path(folder, MANIFEST).exists() else None
 
 
-def _read_structure(blob: Blob, index: dict[str, Any]) -> Structure:
-    numbers = {key: value for key, value in index["structure"].items() if key != "file"}
-    return read_structure(blob.verified(), index["dimension"], **numbers)
+def checksum(index: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
 
 
-def _read_words(blobs: list[Blob], parts: list[dict[str, Any]]) -> tuple[words.Postings, ...]:
-    """The postings of a segment.
+def size_of(file: Path) -> int:
+    """Of a regular file, or a link to one: reading anything else may wait for ever.
 
     Raises:
-        ValueError: If they are damaged, or of other texts.
+        BrokenIndexError: If it is none.
+        FileNotFoundError: If there is none.
     """
-    sizes = [part["rows"] for part in parts]  # those of the segment together, as the schema has it
-    return tuple(words.Postings(blob.table(words.SCHEMAS), size) for blob, size in zip(blobs, sizes, strict=True))
+    found = file.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise BrokenIndexError(f"{file} is no regular file: {CURE}.")
+    return found.st_size
 
 
-def _structure_loader(
-    contents: store.Contents, choice: Choice, snapshot: Snapshot, with_faiss: bool
-) -> Callable[[], Structure | None]:
-    """A function that reads the structure once, or makes it again where its file is damaged, gone or not trusted."""
-    blob, index, folder = contents.faiss, contents.index, contents.home[0]
+def file_name(kind: str) -> str:
+    """The pattern of the names of a kind of file. Any other name could make us read a file outside the folder."""
+    return rf"{kind}-[0-9a-f]{{16}}\.{ENDINGS[kind]}"
 
-    def made() -> Structure | None:
-        wanted = replace(choice, kind=snapshot.report["kind"])
-        try:
-            return choose(snapshot.vectors, wanted, snapshot.alive)[0]
-        except (ValueError, MemoryError) as error:
-            raise BrokenIndexError(
-                f"The structure of the index in {folder} cannot be made again ({error}): build the index again."
-            ) from error
 
-    @functools.cache
-    def load() -> Structure | None:
-        nonlocal blob
-        if not with_faiss:
-            return made()
-        try:
-            if blob is not None:
-                return _read_structure(blob, index)
-        except ValueError as error:
-            logger.warning(printable(error))
-        finally:
-            blob = None  # the structure holds all that was in it
-        logger.warning(
-            f"The FAISS structure of the index in {folder} is damaged or missing; it is made again from the vectors, "
-            "which are whole. Save the index to keep it."
-        )
-        return made()
+def _need(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(what)
 
-    return load
+
+def _read(kind: Any, value: Any, what: str) -> Any:
+    """A value of JSON as a type has it. Of an object, a key may be missing that has a default, and others count not.
+
+    Raises:
+        ValueError: If it is of another type, naming where it stands.
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return None if value is None else _read(inner[0], value, what)
+    if origin in (tuple, list):
+        _need(isinstance(value, list), f"{what} is no list")
+        return origin(_read(inner[0], part, f"{what}[{number}]") for number, part in enumerate(value))
+    if is_dataclass(kind):
+        _need(isinstance(value, dict), f"{what} is no object")
+        optional = {field.name for field in fields(kind) if field.default is not MISSING}
+        record: Any = kind
+        types = {name: one for name, one in _types(record).items() if name in value or name not in optional}
+        return record(**{name: _read(one, value.get(name, MISSING), f"{what}.{name}") for name, one in types.items()})
+    if inner and inner[0] is File:
+        fits = isinstance(value, list) and len(value) == 3 and list(map(type, value)) == [str, int, str]
+        fits = fits and value[1] >= 0 and re.fullmatch("[0-9a-f]{64}", value[2]) is not None
+        _need(fits and re.fullmatch(file_name(inner[1]), value[0]) is not None, f"{what} is no file of an index")
+        return File(*value)
+    if origin is Annotated:
+        value = _read(inner[0], value, what)
+        _need(inner[1] <= value <= inner[2], f"{what} is out of its range")
+    elif origin is Literal:
+        _need(value in inner, f"{what} is none of {inner}")
+    elif kind is float:
+        _need(type(value) in (int, float) and -1e300 < value < 1e300, f"{what} is missing or no number")
+    else:
+        _need(type(value) is kind and (kind is int or len(value) < 10_000), f"{what} is missing or no {kind.__name__}")
+    return value
+
+
+@cache
+def _types(record: Any) -> dict[str, Any]:
+    return get_type_hints(record, include_extras=True)

@@ -14,7 +14,7 @@ import numpy as np
 
 from sentence_transformers_mirror import embedding
 from sentence_transformers_mirror.printable import quoted
-from sentence_transformers_mirror.scalars import plain
+from sentence_transformers_mirror.scalars import whole_number
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -81,14 +81,7 @@ def check_passages(tokens: int | None) -> int | None:
         TypeError: If it is no int.
         ValueError: If it is below 1.
     """
-    if tokens is None:
-        return None
-    found = plain(tokens)
-    if not isinstance(found, int) or isinstance(found, bool):
-        raise TypeError(f"passages is the number of tokens in one and must be an int, not {quoted(tokens)}.")
-    if found < 1:
-        raise ValueError(f"passages is the number of tokens in one and must be at least 1, not {found}.")
-    return found
+    return None if tokens is None else whole_number(tokens, "passages is the number of tokens in one and", 1)
 
 
 def reads(model: SentenceTransformer) -> int | None:
@@ -183,20 +176,18 @@ def _packed(pieces: list[tuple[int, int, int]], most: int) -> list[Span]:
     return spans
 
 
-def documents(
-    ask: Callable[[int], list[list[Found]]], owners: np.ndarray, top_k: int, passages: int
-) -> list[list[Found]]:
+def documents(ask: Callable[[int], list[list[Found]]], owners: np.ndarray, top_k: int) -> list[list[Found]]:
     """The documents with the best passages.
 
     Args:
         ask: A function that gives so many passages for each query, best first, or all that there are.
         owners: The first passage of the document of each, shape (passages,).
         top_k: Number of documents wanted.
-        passages: Number of passages that there are.
 
     Returns:
         For each query the best passage of each document, best first.
     """
+    passages = max(len(owners), 1)
     count = min(_FACTOR * top_k, passages)
     while True:
         lines = ask(count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,30 +63,24 @@ def _loaded(name: str) -> CrossEncoder:
     return model
 
 
-def scores(judge: Judge, query: str, texts: Sequence[str]) -> np.ndarray:
-    """What a judge says of some texts, shape (texts,), float64.
+def reranked(judge: Judge, query: str, hits: list[Hit]) -> list[Hit]:
+    """Hits by what a judge says of their passages, or texts, highest first; equal ones stay in their order.
 
     Raises:
-        ValueError: If these are not as many finite numbers as texts.
+        ValueError: If these are not as many finite numbers as hits.
     """
-    if not texts:
-        return np.zeros(0)
-    given = judge([(query, text) for text in texts])
+    if not hits:
+        return []
+    given = judge([(query, hit.text if hit.passage is None else hit.passage) for hit in hits])
     try:
-        found = np.array(list(given), np.float64)
+        scores = np.array(list(given), np.float64)
     except (TypeError, ValueError):
-        found = np.empty((0, 0))
-    if found.shape != (len(texts),) or not np.isfinite(found).all():
+        scores = np.empty((0, 0))
+    if scores.shape != (len(hits),) or not np.isfinite(scores).all():
         raise ValueError(
-            f"rerank must give one finite number for each of the {len(texts)} pairs, as a CrossEncoder with one label "
-            f"does, and gave an array of shape {found.shape}."
+            f"rerank must give one finite number for each of the {len(hits)} pairs, as a CrossEncoder with one label "
+            f"does, and gave an array of shape {scores.shape}."
         )
-    return found
-
-
-def reranked(judge: Judge, query: str, hits: list[Hit]) -> list[Hit]:
-    """Hits by what a judge says of their passages, or texts, highest first; equal ones stay in their order."""
-    found = scores(judge, query, [hit.text if hit.passage is None else hit.passage for hit in hits])
-    for hit, score in zip(hits, found.tolist(), strict=True):
+    for hit, score in zip(hits, scores.tolist(), strict=True):
         object.__setattr__(hit, "score", score)
-    return [hits[place] for place in np.argsort(-found, kind="stable")]
+    return [hits[place] for place in np.argsort(-scores, kind="stable")]

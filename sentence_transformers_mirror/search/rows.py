@@ -129,7 +129,7 @@ def embedded(
         shape = getattr(vectors, "shape", None)
         raise ValueError(f"vectors must have the shape {(len(window.texts), state.dimension)}, not {shape}.")
     given = unit(vectors, window.texts, before)
-    if state.model["fingerprint"] is not None:
+    if state.model.fingerprint is not None:
         if state.encoder is None:
             raise ValueError("Without the model that built this index, vectors cannot be checked: load it with it.")
         agree(state.encoder, given, window.texts)

@@ -9,33 +9,49 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from sentence_transformers_mirror.errors import BrokenIndexError, ConflictError
+from sentence_transformers_mirror.search import words
 from sentence_transformers_mirror.search.blob import HEADER, npy_header, unharmed
-from sentence_transformers_mirror.search.schema import ENDINGS, file_name
-from sentence_transformers_mirror.search.segments import SCHEMA, Segment
-from sentence_transformers_mirror.search.store import (
-    FORMAT,
+from sentence_transformers_mirror.search.manifest import (
+    ENDINGS,
     MANIFEST,
-    VERSION,
-    _checksum,
-    read_manifest,
-    read_segment,
+    File,
+    Manifest,
+    PostingsFile,
+    RemovedFile,
+    SegmentFiles,
+    StructureFile,
+    WordsFiles,
+    file_name,
+    tag_of,
 )
+from sentence_transformers_mirror.search.segments import Segment
+from sentence_transformers_mirror.search.snapshot import Snapshot
+from sentence_transformers_mirror.search.store import words_reader
+from sentence_transformers_mirror.search.structure import Structure
 
 _LOCK = "lock"
 _FILE_NAME = re.compile("|".join(map(file_name, ENDINGS)))
+
+
+class KeptStructure(NamedTuple):
+    """A structure, or the function that loads it, and where its file lies: the folder, and what a manifest says."""
+
+    structure: Structure | Callable[[], Structure | None]
+    home: str
+    record: StructureFile
 
 
 class Save:
@@ -44,7 +60,7 @@ class Save:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.home = str(folder.resolve())
-        self.current = read_manifest(folder) if (folder / MANIFEST).exists() else None
+        self.replaced = tag_of(folder)  # of the save that lies there now, if any
         self.tag = secrets.token_hex(8)  # of this save
         self.fresh: list[Path] = []
 
@@ -58,19 +74,11 @@ class Save:
             stream.flush()
             os.fsync(stream.fileno())
 
-    def has(self, files: dict[str, Any]) -> bool:
-        """Whether the files of some records are here, in their sizes: what was damaged is written again."""
-        return unharmed(self.folder, files)
-
-    def opened(self, record: dict[str, Any], dimension: int, schema: pa.Schema) -> Segment:
-        """A segment that this save has written, memory-mapped."""
-        return read_segment(self.folder, record, dimension, schema, mapped=True)[0]
-
     @property
     def committed(self) -> bool:
         """Whether the manifest of the folder is that of this save."""
         with contextlib.suppress(BrokenIndexError, OSError):
-            return read_manifest(self.folder)["tag"] == self.tag
+            return tag_of(self.folder) == self.tag
         return False
 
     def clean(self) -> None:
@@ -80,74 +88,99 @@ class Save:
                 with contextlib.suppress(OSError):
                     file.unlink()
 
-    def record(self, file: Path) -> list[Any]:
-        digest = hashlib.sha256()
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-        return [file.name, file.stat().st_size, digest.hexdigest()]
-
-    def array(self, kind: str, array: np.ndarray) -> list[Any]:
-        """Write an array; returns the record of its file."""
+    def array(self, kind: str, array: np.ndarray) -> File:
         with self.file(kind) as stream:
             stream.write(npy_header(array.dtype, array.shape))
             stream.write(array.data)
-        return self.record(self.fresh[-1])
+        return _recorded(self.fresh[-1])
 
-    def table(self, kind: str, table: pa.Table) -> list[Any]:
-        """Write a table; returns the record of its file."""
+    def table(self, kind: str, table: pa.Table) -> File:
         with self.file(kind) as stream, pa.ipc.new_file(stream, table.schema) as writer:
             writer.write_table(table)
-        return self.record(self.fresh[-1])
+        return _recorded(self.fresh[-1])
 
-    @contextlib.contextmanager
-    def segment(self, schema: pa.Schema = SCHEMA) -> Iterator[SegmentWriter]:
-        """Write a segment piece by piece; its record is there when the context closes."""
+    def rows(self, rows: Iterable[tuple[np.ndarray, pa.Table]], schema: pa.Schema) -> tuple[SegmentFiles, int]:
+        """Write vectors and entries as they come, in one segment, without words; the other number is the dimension."""
+        count = dimension = 0
         with self.file("vectors") as vectors, self.file("entries") as entries:
             names = self.fresh[-2:]
-            with pa.ipc.new_file(entries, schema) as table:
-                writer = SegmentWriter(vectors, table)
-                yield writer
+            vectors.write(bytes(HEADER))  # the number of rows is known at the end
+            with pa.ipc.new_file(entries, schema) as writer:
+                for block, table in rows:
+                    vectors.write(block.data)
+                    writer.write_table(table)
+                    count, dimension = count + len(block), block.shape[1]
             vectors.seek(0)
-            vectors.write(npy_header(np.float32, (writer.rows, writer.dimension)))
-        writer.record = {"rows": writer.rows, "vectors": self.record(names[0]), "entries": self.record(names[1])}
+            vectors.write(npy_header(np.float32, (count, dimension)))
+        return SegmentFiles(count, _recorded(names[0]), _recorded(names[1])), dimension
 
-    def commit(self, index: dict[str, Any]) -> None:
-        """Make a manifest the one of the folder, and sweep what it does not name.
+    def segment(self, segment: Segment, language: str | None) -> SegmentFiles:
+        """Write a segment and its words, if they are not here yet."""
+        record = segment.files[1] if segment.files is not None and segment.files[0] == self.home else None
+        # What was damaged is written again.
+        if record is None or not unharmed(self.folder, (record.vectors, record.entries)):
+            if segment.mapped and segment.files is not None:
+                folder, mapped = segment.files
+                if not unharmed(folder, (mapped.vectors, mapped.entries)):
+                    raise BrokenIndexError(
+                        f"Files of the index in {folder} were damaged or deleted since it was opened: restore the "
+                        "folder from a copy or build the index again."
+                    )
+            kept = None if record is None else record.words
+            record, _ = self.rows([(segment.vectors, segment.entries)], segment.entries.schema)
+            record = replace(record, words=kept)
+        reader, kept = words.reader(language), record.words
+        if kept is None or kept.reader != reader or not unharmed(self.folder, (part.file for part in kept.parts)):
+            # Not kept, if they are not there yet: texts need not fit memory, and so need their words not.
+            made = segment.postings or words.postings(segment.passages(), language)
+            parts = (PostingsFile(len(part), self.table("words", part.table)) for part in made)
+            record = replace(record, words=WordsFiles(reader, tuple(parts)))
+        return record
+
+    def removed(self, snapshot: Snapshot) -> RemovedFile | None:
+        """Write which rows were removed, if any."""
+        rows = np.flatnonzero(snapshot.removed)
+        return RemovedFile(self.array("removed", rows), len(rows)) if len(rows) else None
+
+    def structure(self, snapshot: Snapshot, kept: KeptStructure | None) -> StructureFile | None:
+        """Write the structure of FAISS, if there is one and it is not here yet."""
+        if kept is not None and kept.structure is snapshot.structure and kept.home == self.home:
+            if unharmed(self.folder, [kept.record.file]):
+                return kept.record
+        structure, report = snapshot.loaded, snapshot.report
+        if structure is None:
+            return None
+        assert report is not None and report.sample is not None  # measured when the structure was made
+        with self.file("faiss") as stream:
+            structure.write(stream)
+        file, held_out = _recorded(self.fresh[-1]), structure.order[-report.sample :].tolist()
+        return StructureFile(file, len(structure.order), held_out, structure.effort, structure.depth)
+
+    def note(self, segment: Segment, record: SegmentFiles) -> None:
+        """Let a segment know where it lies now, and read the words that were just written from there."""
+        segment.files = self.home, record
+        if segment.read_words is None and segment.postings is None and record.words is not None:
+            with contextlib.suppress(BrokenIndexError, OSError):  # only a cache, and the index is saved
+                segment.read_words, _ = words_reader(self.folder, record.words, mapped=True)
+
+    def commit(self, manifest: Manifest) -> None:
+        """Make a manifest, with the tag of this save, the one of the folder, and sweep what it does not name.
 
         Raises:
             OSError: If the disk refuses; `saving` says in which state the folder then is.
         """
-        index = {**index, "tag": self.tag}
+        manifest = replace(manifest, tag=self.tag)
         with self.file("draft") as stream:
-            whole = {"format": FORMAT, "version": VERSION, "checksum": _checksum(index), "index": index}
-            stream.write(json.dumps(whole, indent=1).encode())
+            stream.write(manifest.written())
         _sync_folder(self.folder)
         _replace(self.fresh[-1], self.folder / MANIFEST)
         _sync_folder(self.folder)
-        named = set(_names(index))
+        named = {file.name for file in manifest.files()}
         for file in list(self.folder.iterdir()):
             if _FILE_NAME.fullmatch(file.name) and file.name not in named:
                 # Windows does not delete a file that a reader has mapped; a later save tries again.
                 with contextlib.suppress(OSError):
                     file.unlink()
-
-
-class SegmentWriter:
-    """Appends rows to the two files of a segment."""
-
-    def __init__(self, vectors: BinaryIO, entries: pa.ipc.RecordBatchFileWriter) -> None:
-        self.rows, self.dimension = 0, 0
-        self.record: dict[str, Any] = {}
-        self._vectors = vectors
-        self._entries = entries
-        vectors.write(bytes(HEADER))  # the number of rows is known at the end
-
-    def append(self, vectors: np.ndarray, entries: pa.Table) -> None:
-        self._vectors.write(vectors.data)
-        self._entries.write_table(entries)
-        self.rows += len(vectors)
-        self.dimension = vectors.shape[1]
 
 
 @contextlib.contextmanager
@@ -169,8 +202,7 @@ def saving(path: str | Path, timeout: float = 10.0) -> Iterator[Save]:
     save = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / MANIFEST).exists():
-            read_manifest(folder)  # before a lock is put beside a manifest that is not ours
+        tag_of(folder)  # complains before a lock is put beside a manifest that is not ours
         lock = folder / _LOCK
         if lock.is_symlink() or (lock.exists() and not lock.is_file()):
             raise BrokenIndexError(f"{lock} is no regular file, and locking it would write elsewhere: delete it.")
@@ -192,15 +224,12 @@ def saving(path: str | Path, timeout: float = 10.0) -> Iterator[Save]:
         raise OSError(f"The index could not be saved in {folder}, what was there is unchanged: {cause}.") from error
 
 
-def _names(index: dict[str, Any]) -> Iterator[str]:
-    for record in index["segments"]:
-        yield record["vectors"][0]
-        yield record["entries"][0]
-        for part in (record.get("words") or {"parts": []})["parts"]:
-            yield part["file"][0]
-    for part in ("removed", "structure"):
-        if index[part] is not None:
-            yield index[part]["file"][0]
+def _recorded(file: Path) -> File:
+    with file.open("rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return File(file.name, file.stat().st_size, digest.hexdigest())
 
 
 def _create(file: Path) -> BinaryIO:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 from sentence_transformers_mirror.errors import BrokenIndexError
 from sentence_transformers_mirror.printable import printable
 from sentence_transformers_mirror.search import words
+from sentence_transformers_mirror.search.manifest import SegmentFiles
 from sentence_transformers_mirror.search.words import Postings
 
 logger = logging.getLogger(__name__)
@@ -34,7 +36,7 @@ class Segment:
         vectors: Unit vectors, shape (rows, dimension), float32, C-contiguous.
         entries: A table of `SCHEMA` or `CUT` with a row per vector; or a function that gives it when it is first
             needed.
-        files: The folder and the records of the two files that hold this segment, if it lies on disk.
+        files: The folder and the files that hold this segment, if it lies on disk.
         mapped: Whether these files are all there is of it.
     """
 
@@ -42,7 +44,7 @@ class Segment:
         self,
         vectors: np.ndarray,
         entries: pa.Table | Callable[[], pa.Table],
-        files: tuple[str, dict[str, Any]] | None = None,
+        files: tuple[str, SegmentFiles] | None = None,
         mapped: bool = False,
     ) -> None:
         self.vectors = vectors
@@ -50,7 +52,7 @@ class Segment:
         self.files = files
         self.columns: dict[str, Any] = {}  # of metadata, kept by filters.py
         self.read_words: Callable[[], tuple[Postings, ...]] | None = None  # where they lie on disk
-        self._words: tuple[Postings, ...] | None = None
+        self.postings: tuple[Postings, ...] | None = None  # the words, once they are in memory
         self._entries = entries
 
     def __len__(self) -> int:
@@ -69,23 +71,19 @@ class Segment:
     def words(self, language: str | None) -> tuple[Postings, ...]:
         """Which texts hold which words; made when it is first needed. The language of an index is always the same."""
         read = self.read_words  # which another thread may take away
-        if self._words is None and read is not None:
+        if self.postings is None and read is not None:
             try:
-                self._words = read()
+                self.postings = read()
             except ValueError as error:  # only a cache: it is made again from the texts
                 logger.warning(
                     f"{printable(error)} The words of the index are read again. Save the index to keep them."
                 )
                 self.read_words = None
                 if self.files is not None:
-                    self.files = self.files[0], {**self.files[1], "words": None}
-        if self._words is None:
-            self._words = tuple(words.postings(self.passages(), language))
-        return self._words
-
-    def words_now(self) -> tuple[Postings, ...] | None:
-        """The words, if they are in memory."""
-        return self._words
+                    self.files = self.files[0], replace(self.files[1], words=None)
+        if self.postings is None:
+            self.postings = tuple(words.postings(self.passages(), language))
+        return self.postings
 
     def ids(self) -> Iterator[int | str]:
         """The id of each row; read in pieces, since all of them take much more memory than what they are read for."""

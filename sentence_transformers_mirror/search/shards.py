@@ -13,7 +13,7 @@ import posixpath
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,11 @@ from sentence_transformers_mirror.errors import BrokenIndexError
 from sentence_transformers_mirror.printable import quoted
 from sentence_transformers_mirror.search.rows import WINDOW, Rows
 from sentence_transformers_mirror.search.segments import SCHEMA, parsed_ids, parsed_metadata
+from sentence_transformers_mirror.search.state import Identity
 from sentence_transformers_mirror.search.vectors import unit
 from sentence_transformers_mirror.terminal import bar
 
 KEY = b"sentence_transformers_mirror"  # of what the footer tells
-MODEL = ("fingerprint", "model", "dimensions")  # what it tells of the model, as an index does
 _REMAKE = "delete it and encode its texts again"
 
 
@@ -56,8 +56,8 @@ class Shard:
     mark: str
 
     @property
-    def model(self) -> dict[str, Any]:
-        return {name: self.made.get(name) for name in MODEL}
+    def model(self) -> Identity:
+        return Identity(*(self.made.get(one.name) for one in fields(Identity)))
 
 
 def place(file: str | Path) -> tuple[fs.FileSystem, str]:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from sentence_transformers_mirror.errors import BrokenIndexError
 from sentence_transformers_mirror.search import words
+from sentence_transformers_mirror.search.reports import Calibration, Report
 from sentence_transformers_mirror.search.segments import Segment, next_id
 from sentence_transformers_mirror.search.structure import Structure
 from sentence_transformers_mirror.search.vectors import Vectors
@@ -33,7 +33,7 @@ class Snapshot:
         segments: Rows in their order.
         removed: Whether each row was removed, shape (rows,), bool.
         structure: A FAISS index over the first rows, None if they are scanned, or a function that loads one of these.
-        report: How the structure was chosen and what it was measured to be.
+        report: How the structure was chosen; None in an index without rows.
         calibration: The last result of ``calibrate``.
         next_id: The number that the next text without an id gets.
         language: The language whose words are stemmed for a search by words; None leaves them as they are.
@@ -43,8 +43,8 @@ class Snapshot:
     segments: tuple[Segment, ...]
     removed: np.ndarray
     structure: Structure | Callable[[], Structure | None] | None = None
-    report: dict[str, Any] = field(default_factory=dict)
-    calibration: dict[str, Any] | None = None
+    report: Report | None = None
+    calibration: Calibration | None = None
     next_id: int = 0
     language: str | None = None
     passages: int | None = None

@@ -6,10 +6,9 @@ encoder of another, and a change that is broken off has not happened.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +19,18 @@ from sentence_transformers_mirror.search.choosing import Choice, choose
 from sentence_transformers_mirror.search.encoder import Encoder
 from sentence_transformers_mirror.search.entries import Window, check_id, check_new
 from sentence_transformers_mirror.search.positions import Positions
+from sentence_transformers_mirror.search.reports import Calibration
 from sentence_transformers_mirror.search.segments import Segment, merged
 from sentence_transformers_mirror.search.snapshot import Snapshot, compacted
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells a model from others, the name or path that it was loaded from, and the dimensions that were kept."""
+
+    fingerprint: str | None = None
+    model: str | None = None
+    dimensions: int | None = None
 
 
 @dataclass(frozen=True)
@@ -32,20 +41,20 @@ class State:
         snapshot: The rows and the structure over them.
         dimension: The dimension of the vectors.
         encoder: The model that made them, None where the index was loaded without it.
-        model: ``fingerprint``, ``model`` (its name) and ``dimensions``, kept where there is no encoder.
+        model: Which one made them, kept where there is no encoder.
     """
 
     snapshot: Snapshot
     dimension: int
     encoder: Encoder | None
-    model: dict[str, Any]
+    model: Identity
 
     @cached_property
     def positions(self) -> Positions:
         """The first row of the text of each id."""
         return Positions.of(self.snapshot)
 
-    def calibrated(self, calibration: dict[str, Any]) -> State:
+    def calibrated(self, calibration: Calibration) -> State:
         """The same with another calibration."""
         snapshot = replace(self.snapshot, calibration=calibration)
         return _placed(replace(self, snapshot=snapshot), vars(self).get("positions"))
@@ -68,16 +77,10 @@ class State:
         return rows
 
 
-def identity(encoder: Encoder | None, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def identity(encoder: Encoder | None, known: Identity | None = None) -> Identity:
     """What an index keeps of its model; of an encoder without a name the name that is known."""
-    known = known or {}
-    if encoder is None:
-        return {key: known.get(key) for key in ("fingerprint", "model", "dimensions")}
-    return {
-        "fingerprint": encoder.fingerprint,
-        "model": encoder.name or known.get("model"),
-        "dimensions": encoder.dimensions,
-    }
+    known = known or Identity()
+    return known if encoder is None else Identity(encoder.fingerprint, encoder.name or known.model, encoder.dimensions)
 
 
 def without(state: State, rows: list[int]) -> State:
@@ -134,10 +137,11 @@ def settled(state: State, choice: Choice) -> State:
     rows, size = len(snapshot.removed), snapshot.size
     if 4 * (rows - size) > rows:
         segments = (compacted(snapshot),) if size else ()
-        snapshot = replace(snapshot, segments=segments, removed=np.zeros(size, bool), structure=None, report={})
+        snapshot = replace(snapshot, segments=segments, removed=np.zeros(size, bool), structure=None, report=None)
         positions = None
     # Rows that came later are scanned; a structure is made anew once they are a quarter of it.
-    if len(snapshot.removed) and 4 * len(snapshot.removed) > 5 * snapshot.report.get("rows", 0):
+    covered = 0 if snapshot.report is None else snapshot.report.rows
+    if len(snapshot.removed) and 4 * len(snapshot.removed) > 5 * covered:
         structure, report = choose(snapshot.vectors, choice, snapshot.alive)
         snapshot = replace(snapshot, structure=structure, report=report)
     return _placed(replace(state, snapshot=snapshot), positions)

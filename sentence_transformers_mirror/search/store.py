@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import functools
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,24 @@ import numpy as np
 import pyarrow as pa
 
 from sentence_transformers_mirror.errors import BrokenIndexError, ConflictError
-from sentence_transformers_mirror.search.blob import CURE, Blob, size_of
-from sentence_transformers_mirror.search.schema import check_manifest
+from sentence_transformers_mirror.printable import printable
+from sentence_transformers_mirror.search import words
+from sentence_transformers_mirror.search.blob import Blob
+from sentence_transformers_mirror.search.choosing import choose
+from sentence_transformers_mirror.search.manifest import (
+    CURE,
+    MANIFEST,
+    Manifest,
+    SegmentFiles,
+    WordsFiles,
+    read_index,
+    tag_of,
+)
 from sentence_transformers_mirror.search.segments import NULLABLE, Segment, check_cut, entries_schema
+from sentence_transformers_mirror.search.snapshot import Snapshot
+from sentence_transformers_mirror.search.structure import Structure, read_structure
 
-FORMAT = "sentence-transformers-mirror index"
-VERSION = 2
-MANIFEST = "manifest.json"
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -27,33 +38,30 @@ class Contents:
     """What `read` found.
 
     Args:
-        segments: Rows in their order.
-        removed: Whether each row was removed, shape (rows,), bool.
-        index: The manifest: everything that is small.
-        faiss: The file of the FAISS structure, None where there is none or it is damaged.
-        words: The files of the postings of each segment, None where there are none or one is damaged.
-        lost: Whether a file of a cache is damaged or missing.
-        home: The resolved folder and the tag of the save that was read, which a later save compares.
+        snapshot: What is searched.
+        manifest: Everything that is small.
+        home: The resolved folder.
         blobs: All files.
+        words: Functions that read the words of segments.
+        lost: Files of caches that are damaged or missing.
     """
 
-    segments: tuple[Segment, ...]
-    removed: np.ndarray
-    index: dict[str, Any]
-    faiss: Blob | None
-    words: list[list[Blob] | None]
-    lost: bool
-    home: tuple[str, str]
+    snapshot: Snapshot
+    manifest: Manifest
+    home: str
     blobs: list[Blob]
+    words: list[Callable[[], object]]
+    lost: list[Path]
 
 
-def read(path: str | Path, mapped: bool = False) -> Contents:
+def read(path: str | Path, mapped: bool = False, with_faiss: bool = True) -> Contents:
     """Read an index.
 
     Args:
         path: The folder.
         mapped: Map the files instead of reading them, and verify manifest, sizes and headers only. Entries and FAISS
             structure are verified in full before their first use, vectors are not.
+        with_faiss: Whether FAISS may read its file; otherwise the structure is made anew.
 
     Returns:
         The index. A save that happens meanwhile does not disturb it.
@@ -63,10 +71,10 @@ def read(path: str | Path, mapped: bool = False) -> Contents:
     """
     folder = Path(path)
     while True:
-        index = read_manifest(folder)
+        index = read_index(folder)
         missing = None
         try:
-            contents = _read(folder, index, mapped)
+            contents = _read(folder, index, mapped, with_faiss)
             if not contents.lost:
                 return contents
         except FileNotFoundError as error:
@@ -76,116 +84,161 @@ def read(path: str | Path, mapped: bool = False) -> Contents:
                 f"{error.filename or folder} cannot be read ({error.strerror or error}): {CURE}."
             ) from error
         # A save that came in between deletes the files of the manifest that we had read.
-        if read_manifest(folder)["tag"] == index["tag"]:
+        if read_index(folder)["tag"] == index["tag"]:
             if missing is None:
                 return contents
             raise BrokenIndexError(f"{missing} is missing: {CURE}.")
 
 
-def _read(folder: Path, index: dict[str, Any], mapped: bool) -> Contents:
+def _read(folder: Path, index: dict[str, Any], mapped: bool, with_faiss: bool) -> Contents:
     try:
-        check_manifest(index)
-    except ValueError as error:
+        manifest = Manifest.of(index)
+    except (TypeError, ValueError) as error:
         raise BrokenIndexError(f"{folder / MANIFEST} describes no index, {error}: {CURE}.") from error
-    segments, blobs, lost = [], [], False
-    words: list[list[Blob] | None] = []
-    schema, home = entries_schema(index.get("passages")), str(folder.resolve())
-    for record in index["segments"]:
-        segment, files = read_segment(folder, record, index["dimension"], schema, mapped)
+    segments: list[Segment] = []
+    blobs: list[Blob] = []
+    readers: list[Callable[[], object]] = []
+    lost: list[Path] = []
+    home = str(folder.resolve())
+    for record in manifest.segments:
+        segment, files = read_segment(folder, record, manifest.dimension, entries_schema(manifest.passages), mapped)
         blobs += files
+        segments.append(segment)
         if not mapped:
             segment.entries  # noqa: B018  # now, rather than at the first hit
-        segments.append(segment)
-        words.append(None)
-        if record.get("words") is not None:
+        if record.words is not None:
             try:
-                words[-1] = mine = [Blob(folder, part["file"], mapped) for part in record["words"]["parts"]]
-                blobs += mine
+                read_words, files = words_reader(folder, record.words, mapped)
             except (BrokenIndexError, FileNotFoundError):
-                lost = True
-                segment.files = home, {**record, "words": None}
-    removed = np.zeros(sum(map(len, segments)), bool)
-    if index["removed"] is not None:
-        blob = Blob(folder, index["removed"]["file"], mapped)
+                lost += [folder / part.file.name for part in record.words.parts]
+                segment.files = home, replace(record, words=None)
+            else:
+                blobs += files
+                readers.append(read_words)
+                if record.words.reader == words.reader(manifest.language):
+                    segment.read_words = read_words
+    removed = np.zeros(manifest.rows, bool)
+    if manifest.removed is not None:
+        blob = Blob(folder, manifest.removed.file, mapped)
         blobs.append(blob)
         blob.verified()
-        rows = blob.array(np.int64, (index["removed"]["rows"],))
+        rows = blob.array(np.int64, (manifest.removed.rows,))
         if len(rows) and (rows.min() < 0 or rows.max() >= len(removed)):
             raise BrokenIndexError(f"{blob.file} names rows that do not exist: {CURE}.")
         removed[rows] = True
-    faiss = None
-    if index["structure"] is not None:
+    snapshot = Snapshot(
+        tuple(segments),
+        removed,
+        report=manifest.report,
+        calibration=manifest.calibration,
+        next_id=manifest.next_id,
+        language=manifest.language,
+        passages=manifest.passages,
+    )
+    if manifest.structure is not None:
+        faiss = None
         # Only a cache: where it is damaged or gone, it is made again from the vectors.
         try:
-            faiss = Blob(folder, index["structure"]["file"], mapped)
+            faiss = Blob(folder, manifest.structure.file, mapped)
             blobs.append(faiss)
         except (BrokenIndexError, FileNotFoundError):
-            lost = True
-    return Contents(tuple(segments), removed, index, faiss, words, lost, (home, index["tag"]), blobs)
+            lost.append(folder / manifest.structure.file.name)
+        snapshot = replace(snapshot, structure=_structure_loader(faiss, manifest, snapshot, folder, with_faiss))
+    return Contents(snapshot, manifest, home, blobs, readers, lost)
 
 
 def read_segment(
-    folder: Path, record: dict[str, Any], dimension: int, schema: pa.Schema, mapped: bool
+    folder: Path, record: SegmentFiles, dimension: int, schema: pa.Schema, mapped: bool
 ) -> tuple[Segment, list[Blob]]:
-    vectors, entries = (Blob(folder, record[kind], mapped) for kind in ("vectors", "entries"))
-    segment = Segment(
-        vectors.array(np.float32, (record["rows"], dimension)),
-        _table(entries, record["rows"], schema),
-        (str(folder.resolve()), record),
-        mapped,
-    )
-    return segment, [vectors, entries]
+    vectors, entries = Blob(folder, record.vectors, mapped), Blob(folder, record.entries, mapped)
 
-
-def _table(blob: Blob, rows: int, schema: pa.Schema) -> Callable[[], pa.Table]:
-    def load() -> pa.Table:
-        table = blob.table([schema], NULLABLE)
-        if table.num_rows != rows:
-            raise BrokenIndexError(f"{blob.file} has {table.num_rows} rows and not {rows}: {CURE}.")
+    def table() -> pa.Table:
+        found = entries.table([schema], NULLABLE)
+        if found.num_rows != record.rows:
+            raise BrokenIndexError(f"{entries.file} has {found.num_rows} rows and not {record.rows}: {CURE}.")
         try:
-            check_cut(table)
+            check_cut(found)
         except ValueError as error:
-            raise BrokenIndexError(f"{blob.file}: {error} {CURE.capitalize()}.") from None
-        return table
+            raise BrokenIndexError(f"{entries.file}: {error} {CURE.capitalize()}.") from None
+        return found
+
+    array = vectors.array(np.float32, (record.rows, dimension))
+    return Segment(array, table, (str(folder.resolve()), record), mapped), [vectors, entries]
+
+
+def words_reader(
+    folder: Path, record: WordsFiles, mapped: bool
+) -> tuple[Callable[[], tuple[words.Postings, ...]], list[Blob]]:
+    """The files of the words of a segment, and a function that reads these or raises a `BrokenIndexError`."""
+    blobs = [Blob(folder, part.file, mapped) for part in record.parts]
+
+    def read() -> tuple[words.Postings, ...]:
+        made = []
+        for blob, part in zip(blobs, record.parts, strict=True):
+            try:
+                made.append(words.Postings(blob.table(words.SCHEMAS), part.rows))
+            except ValueError as error:
+                raise BrokenIndexError(f"{blob.file}: {error}") from error
+        return tuple(made)
+
+    return read, blobs
+
+
+def _structure_loader(
+    blob: Blob | None, manifest: Manifest, snapshot: Snapshot, folder: Path, with_faiss: bool
+) -> Callable[[], Structure | None]:
+    """A function that reads the structure once, or makes it again where its file is damaged, gone or not trusted."""
+    record, report = manifest.structure, manifest.report
+    assert record is not None and report is not None
+
+    @functools.cache
+    def load() -> Structure | None:
+        nonlocal blob
+        try:
+            if blob is not None and with_faiss:
+                return read_structure(
+                    blob.verified(), manifest.dimension, record.covered, record.held_out, record.effort, record.depth
+                )
+        except ValueError as error:
+            logger.warning(printable(error))
+        finally:
+            blob = None  # the structure holds all that was in it
+        if with_faiss:
+            logger.warning(
+                f"The FAISS structure of the index in {folder} is damaged or missing; it is made again from the "
+                "vectors, which are whole. Save the index to keep it."
+            )
+        try:
+            return choose(snapshot.vectors, replace(manifest.choice, kind=report.kind), snapshot.alive)[0]
+        except (ValueError, MemoryError) as error:
+            raise BrokenIndexError(
+                f"The structure of the index in {folder} cannot be made again ({error}): build the index again."
+            ) from error
 
     return load
 
 
-def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The manifest of an index, after its checksum was found to be right.
-
-    Raises:
-        BrokenIndexError: If there is none, or it is damaged, of something else, or of a newer format.
-    """
-    file = Path(folder) / MANIFEST
+def verify(path: str | Path) -> dict[str, int]:
+    """What ``SearchIndex.verify`` does. FAISS is not given its file, whose checksum is all that can be checked."""
+    contents = read(path)
+    ids = list(contents.snapshot.ids())
+    if len(set(ids)) != len(ids):
+        raise BrokenIndexError(f"{path} has an id twice: build the index again.")
+    for record, segment in zip(contents.manifest.segments, contents.snapshot.segments, strict=True):
+        if not np.allclose(np.linalg.norm(segment.vectors, axis=1), 1, atol=1e-4):
+            raise BrokenIndexError(f"{Path(path, record.vectors.name)} has vectors that are no unit vectors.")
+        for _ in segment.all_metadata():
+            pass
+    cure = "load the index and save it, which repairs it"
     try:
-        size_of(file)
-        manifest = json.loads(file.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        raise BrokenIndexError(f"{folder} holds no index, there is no {file.name} in it: check the path.") from None
-    except BrokenIndexError:
-        raise
-    except OSError as error:
-        raise BrokenIndexError(f"{file} cannot be read ({error.strerror or error}): {CURE}.") from None
-    except (ValueError, RecursionError):
-        raise BrokenIndexError(f"{file} is damaged or no part of an index, it is not valid JSON: {CURE}.") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise BrokenIndexError(f"{file} belongs to something else than an index of this package: check the path.")
-    version = manifest.get("version")
-    if isinstance(version, int) and version > VERSION:
-        raise BrokenIndexError(
-            f"{file} is of format version {version} and this release reads up to {VERSION}: "
-            "upgrade sentence-transformers-mirror."
-        )
-    index = manifest.get("index")
-    if (
-        version not in range(1, VERSION + 1)
-        or not isinstance(index, dict)
-        or manifest.get("checksum") != _checksum(index)
-        or not isinstance(index.get("tag"), str)
-    ):
-        raise BrokenIndexError(f"{file} is damaged, its checksum does not match: {CURE}.")
-    return index
+        for read_words in contents.words:
+            read_words()
+    except BrokenIndexError as error:
+        raise BrokenIndexError(f"{error}; {cure}.") from error
+    if contents.lost:
+        raise BrokenIndexError(f"{', '.join(map(str, contents.lost))}: damaged or missing; {cure}.")
+    size = sum(blob.file.stat().st_size for blob in contents.blobs)
+    return {"texts": len(ids), "files": len(contents.blobs) + 1, "bytes": size}
 
 
 def refuse_taken(path: str | Path, overwrite: bool) -> None:
@@ -194,12 +247,7 @@ def refuse_taken(path: str | Path, overwrite: bool) -> None:
     Raises:
         ConflictError: If one lies there and it is not to be overwritten.
     """
-    if not overwrite and (Path(path) / MANIFEST).exists():
-        read_manifest(path)  # complains about what is none
+    if not overwrite and tag_of(path) is not None:  # complains about what is none
         raise ConflictError(
             f"There is an index in {path} already: choose another folder, or replace it with overwrite=True."
         )
-
-
-def _checksum(index: Any) -> str:
-    return hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest()
