@@ -125,7 +125,7 @@ def memory(folder: str, kind: str) -> dict[str, float]:
     }
 
 
-def measure(texts: int, rows: list[int], result: dict, parts: list[str]) -> dict:
+def measure(texts: int, rows: list[int], kinds: list[str], result: dict, parts: list[str]) -> dict:
     """Measure some parts anew, and keep what is known of the others."""
     result = {"workers": [], "memory": [], "ray": None, **result, **{part: [] for part in parts if part != "ray"}}
     for count in WORKERS if "workers" in parts else []:
@@ -135,7 +135,7 @@ def measure(texts: int, rows: list[int], result: dict, parts: list[str]) -> dict
         result["ray"] = {"shards": RAY_FILES, **{name: alone(overhead, name) for name in ("local", "ray")}}
         print(result["ray"], flush=True)
     for count in rows if "memory" in parts else []:
-        for kind in KINDS:
+        for kind in kinds:
             with tempfile.TemporaryDirectory() as folder:
                 Path(folder, "shards").mkdir()
                 write_shards(Path(folder, "shards"), count)
@@ -253,10 +253,11 @@ def main() -> None:
     args.formatter_class = argparse.RawDescriptionHelpFormatter
     args.add_argument("--texts", type=int, default=20_000, help="that are encoded (default: %(default)s)")
     args.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 2_000_000, 5_000_000], help="of the indexes")
+    args.add_argument("--kinds", nargs="+", default=KINDS, help="of the indexes")
     args.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="measured anew; others are kept")
     args = args.parse_args()
     known, _ = earlier(args.output or RESULTS / "scale.json", {})
-    print(section(keep("scale", measure(args.texts, args.rows, known, args.parts), args.output)))
+    print(section(keep("scale", measure(args.texts, args.rows, args.kinds, known, args.parts), args.output)))
 
 
 if __name__ == "__main__":

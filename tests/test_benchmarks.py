@@ -92,6 +92,33 @@ def test_step_profile(data_dir, tmp_path):
     assert "| backward |" in step_profile.section(kept) and "Not measured yet" in step_profile.section(None)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="memory that lies in no file is told by Linux")
+def test_scale(tmp_path, monkeypatch):
+    from benchmarks import scale
+
+    monkeypatch.setattr(scale, "FILES", 2)
+    rate = scale.workers(1, 6)
+    assert rate["texts/s"] > 0 and 0 < rate["seconds before the first shard"] < rate["seconds in all"]
+    monkeypatch.setattr(scale, "RAY_FILES", 3)
+    assert scale.overhead("local") > 0
+    points = []
+    for rows in (3_000, 6_000):
+        (tmp_path / str(rows)).mkdir()
+        scale.write_shards(tmp_path / str(rows), rows, 2_000)
+        points += [scale.memory(str(tmp_path / str(rows)), kind) for kind in scale.KINDS]
+    assert [point["structure, bytes"] > 0 for point in points] == [False, True, False, True]
+    result = {
+        "workers": [rate],
+        "memory": points,
+        "GPU, texts/s": 1000,
+        "ray": {"shards": 3, "local": 0.1, "ray": 0.105},
+    }
+    section = scale.section(scale.keep("scale", result, tmp_path / "scale.json"))
+    assert "| 3,000 |" in section and "Ray adds 5.0 ms a shard" in section
+    assert "| 10^9 | 277.8 | 4.3 | 833 |" in section  # a billion texts at a thousand a second, three dollars an hour
+    assert section.count("| 10^8 |") == 2
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak memory of a process")
 def test_scaling(tmp_path):
     from benchmarks import scaling

@@ -131,7 +131,9 @@ def test_a_cluster_that_loses_a_node_and_three_drivers_makes_every_row_once(tmp_
 
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
-    texts = list(dict.fromkeys(" ".join(one.text.split())[:300] for one in read_docstrings(Path(np.__file__).parent)))
+    texts = list(
+        dict.fromkeys(" ".join(one.text.split())[:300].strip() for one in read_docstrings(Path(np.__file__).parent))
+    )
     texts = texts[: SHARDS * TEXTS]
     assert len(texts) == SHARDS * TEXTS
     for number in range(SHARDS):

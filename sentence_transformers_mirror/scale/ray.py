@@ -23,6 +23,7 @@ except ImportError as error:
 
 _THREADS = 4  # cores of an actor
 _TRIES = 3  # actors that a file may cost
+_FALLS = 8  # actors that may end before they begin, one after the other
 _LOOK = 5.0  # seconds between two looks at what the cluster has
 
 
@@ -126,6 +127,7 @@ def _nodes() -> list[dict[str, Any]]:
 def _hand_out(pool: _Pool, left: deque[Job], done: Callable[[], object]) -> None:
     working: dict[Any, Job] = {}
     lost: Counter[Job] = Counter()
+    fallen = 0  # actors in a row that never came up
     while left or working:
         pool.fill(len(left) + len(working))
         if not pool.actors:  # all nodes are gone, and others may come
@@ -136,10 +138,13 @@ def _hand_out(pool: _Pool, left: deque[Job], done: Callable[[], object]) -> None
             actor, job = pool.actors.pop(one), working.pop(one, None)
             try:
                 ray.get(one)
+                fallen = 0
                 if job is not None:
                     done()
             except ray.exceptions.RayActorError as error:
-                if job is not None:
+                if job is None:
+                    fallen += 1
+                else:
                     lost[job] += 1
                     left.appendleft(job)
                     if lost[job] == _TRIES:
@@ -147,6 +152,11 @@ def _hand_out(pool: _Pool, left: deque[Job], done: Callable[[], object]) -> None
                             f"{job.source!r} ended {_TRIES} workers, most likely for want of memory: split it, or "
                             "give fewer workers."
                         ) from error
+                if fallen == _FALLS:
+                    raise OSError(
+                        f"{_FALLS} workers ended before they began: see that every node has this package and its "
+                        f"requirements ({' '.join(str(error).split())[:200]})."
+                    ) from error
                 continue
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None

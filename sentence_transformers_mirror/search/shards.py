@@ -9,7 +9,6 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
-import posixpath
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -84,15 +83,14 @@ def listed(files: str | Path | Iterable[str | Path]) -> list[str]:
     if isinstance(files, (str, Path)):
         system, path = place(files)
         folder, _, pattern = path.rpartition("/")
-        is_folder = system.get_file_info(path).type == fs.FileType.Directory
-        if not is_folder and not any(sign in pattern for sign in "*?["):
+        begin = str(files).removesuffix(pattern)
+        if system.get_file_info(path).type == fs.FileType.Directory:
+            folder, pattern, begin = path, "*", str(files).rstrip("/") + "/"
+        elif not any(sign in pattern for sign in "*?["):
             return [str(files)]
-        if is_folder:
-            folder, pattern = path.rstrip("/"), "*"
-        there = system.get_file_info(fs.FileSelector(folder or ".", allow_not_found=True))
+        there = system.get_file_info(fs.FileSelector(folder or begin or ".", allow_not_found=True))
         names = sorted(one.base_name for one in there if one.is_file and not one.base_name.startswith((".", "_")))
-        begin = str(files).rstrip("/") if is_folder else str(files).rpartition("/")[0]
-        found = [posixpath.join(begin, name) for name in fnmatch.filter(names, pattern)]
+        found = [begin + name for name in fnmatch.filter(names, pattern)]
     else:
         found = [str(file) for file in files]
     if not found:
