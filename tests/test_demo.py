@@ -224,12 +224,12 @@ def test_what_changed_is_said_on_both_sides(tiny_model, make_model):
     first, second = (side.answer(Asked("a door", 5)) for side in (before, after))
     places = [{card.hit.id: card.number for card in answer.cards} for answer in (first, second)]
     assert places[0] != places[1]
-    for mine, other, gone, moved in ((second, first, "new", "was"), (first, second, "gone after", "then")):
+    for mine, other, gone, moved in ((second, first, "new", "before"), (first, second, "gone after", "after")):
         there = {card.hit.id: card.number for card in other.cards}
         for card in mine.beside(other, before=mine is first).cards:
             place = there.get(card.hit.id)
             assert card.change == (
-                gone if place is None else "same place" if place == card.number else f"{moved} {place}"
+                gone if place is None else "same place" if place == card.number else f"{moved}: {place}"
             )
     page = rendered([before, after], Asked("a door", 5), [])
     assert (

@@ -207,7 +207,7 @@ def _change(here: int, there: int | None, before: bool) -> str:
         return "gone after" if before else "new"
     if here == there:
         return "same place"
-    return f"{'then' if before else 'was'} {there}"
+    return f"{'after' if before else 'before'}: {there}"
 
 
 def _cut(text: str, most: int) -> str:

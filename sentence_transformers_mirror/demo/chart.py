@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from sentence_transformers_mirror.texts.sentences import split_sentences
 
 if TYPE_CHECKING:
     from sentence_transformers_mirror.search import Hit, SearchIndex
+
+logger = logging.getLogger(__name__)
 
 _SAMPLE = 600  # texts
 _LEAST = 20  # texts, below which there are no neighbourhoods and no common words to speak of
@@ -93,6 +96,7 @@ class Chart:
             self._places = np.zeros((len(sample.ids), 2))
         else:
             self._places = np.asarray(self._reducer.fit_transform(sample.vectors), np.float64)
+            self._reducer.transform(sample.vectors[:1])  # UMAP compiles this the first time: not while somebody waits
         self._mean = self._places.sum(axis=0) / max(len(sample.ids), 1)
         self._places = self._places - self._mean
         if like is not None:
@@ -141,6 +145,7 @@ def _reducer(vectors: np.ndarray) -> Any:
     if len(vectors) >= _LEAST and importlib.util.find_spec("umap") is not None:
         import umap
 
+        logger.info("Drawing the map of the texts by UMAP, which takes about a minute.")
         return umap.UMAP(metric="cosine", random_state=0, n_jobs=1)
     from sklearn.decomposition import PCA
 

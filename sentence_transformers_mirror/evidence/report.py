@@ -146,18 +146,18 @@ def _ranks(parts: Parts, measured: list[Measurement], seed: int) -> Figure:
 
 
 def _cosines(measured: list[Measurement]) -> Figure:
-    figure = Figure(figsize=(6.4, 2.8), layout="constrained")
-    both = figure.subplots(1, 2, sharex=True, sharey=True)
+    figure = Figure(figsize=(4.6, 3.6), layout="constrained")
+    both = figure.subplots(2, 1, sharex=True, sharey=True)
     for axes, one, name in zip(both, measured, ("before", "after"), strict=True):
         positive = (one.queries * one.passages).sum(axis=1).clip(-1, 1)
         chance = geometry.chance_cosines(one.queries, one.passages).clip(-1, 1)
         bins = np.linspace(min(positive.min(), chance.min(), 0.999), 1, 61)  # never of no width
         axes.hist(chance, bins, density=True, color=BEFORE, alpha=0.7, label="parts of two texts")
         axes.hist(positive, bins, density=True, color=AFTER, alpha=0.7, label="parts of one text")
-        axes.set_title(name)
-        axes.set_xlabel("cosine similarity")
+        axes.set_title(name, fontsize=10)
         axes.set_yticks([])
         axes.spines[["top", "right", "left"]].set_visible(False)
+    both[1].set_xlabel("cosine similarity")
     figure.legend(*both[0].get_legend_handles_labels(), frameon=False, loc="outside upper center", ncols=2)
     return figure
 
