@@ -61,7 +61,7 @@ class Changed(Base):
             rows = 0
             for window in windows(texts, ids, metadata, WINDOW):
                 if window.ids is not None and not overwrite:
-                    check_new(window.ids, state.positions, "in the index already; use update, or")
+                    check_new(window.ids, state.positions, "in the index already, and overwrite=True replaces it")
                 mine = None if vectors is None else vectors[rows : rows + len(window.texts)]
                 given.append((mine, rows))
                 read.append(embedded(state, window, mine, batch_size, bar.update, rows))

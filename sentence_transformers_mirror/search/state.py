@@ -113,7 +113,7 @@ def appended(state: State, read: list[tuple[Window, np.ndarray]]) -> tuple[State
         names += mine
         tables.append(window.table(mine))
     check_new(names, set(), "there twice")
-    check_new(names, state.positions, "in the index already; use update, or")
+    check_new(names, state.positions, "in the index already, and overwrite=True replaces it")
     if not names:
         return state, names
     added = Segment(np.concatenate([v for _, v in read]), pa.concat_tables(tables))
