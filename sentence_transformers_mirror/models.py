@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,37 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 logger = logging.getLogger(__name__)
+
+_device: str | None = None  # of this process: where models go that are loaded by name
+
+
+@contextmanager
+def placed_on(device: str | None) -> Iterator[None]:
+    """Inside, models that are loaded by name go to a device of PyTorch, such as ``cpu``; None lets the host choose."""
+    global _device
+    before, _device = _device, device
+    try:
+        yield
+    finally:
+        _device = before
+
+
+def chosen_device() -> str | None:
+    """The device that models are to go to, or None.
+
+    Raises:
+        ValueError: If this machine has none of this name.
+    """
+    if _device is not None:
+        import torch
+
+        try:
+            torch.zeros(1, device=_device)
+        except Exception as error:  # each kind of device raises another
+            raise ValueError(
+                f"PyTorch has no device {_device!r} on this machine: choose another, or none for the fastest."
+            ) from error
+    return _device
 
 
 def load_model(model: SentenceTransformer | str | Path, local: bool = False) -> SentenceTransformer:
@@ -21,6 +54,7 @@ def load_model(model: SentenceTransformer | str | Path, local: bool = False) -> 
 
     Raises:
         OSError: If there is none, or it is damaged.
+        ValueError: If it is to go to a device that is not there.
     """
     if not isinstance(model, (str, Path)):
         return model
@@ -29,10 +63,10 @@ def load_model(model: SentenceTransformer | str | Path, local: bool = False) -> 
     from sentence_transformers_mirror import _host
     from sentence_transformers_mirror.quiet import quiet
 
-    there = Path(model).exists()
+    there, device = Path(model).exists(), chosen_device()
     try:
         with quiet():
-            loaded = SentenceTransformer(str(model), local_files_only=local)
+            loaded = SentenceTransformer(str(model), device=device, local_files_only=local)
             if loaded.supports("text"):
                 loaded.encode(["a"], show_progress_bar=False)  # some damage is only seen then
     except Exception as error:  # a damaged folder raises anything

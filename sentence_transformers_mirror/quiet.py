@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from sentence_transformers_mirror import _host
+from sentence_transformers_mirror import _host, terminal
 
 
 class _Switches(NamedTuple):
@@ -44,12 +44,13 @@ def quiet() -> Iterator[None]:
 
 
 def silence() -> _Switches:
-    """Make both quiet from now on; gives what was."""
+    """Make both quiet from now on, unless the libraries may talk; gives what was."""
     from transformers.utils import logging as transformers_logging
 
     level, host = transformers_logging.get_verbosity(), logging.getLogger("sentence_transformers").level
     bars = transformers_logging.is_progress_bar_enabled()
-    _set(_Switches(max(level, logging.ERROR), max(host, logging.ERROR), False))
+    if not terminal.libraries:
+        _set(_Switches(max(level, logging.ERROR), max(host, logging.ERROR), False))
     return _Switches(level, host, bars)
 
 

@@ -73,6 +73,7 @@ def test_arguments_are_parsed_before_anything_heavy_is_imported(argv, code):
         "import sys\nfrom sentence_transformers_mirror.cli import main\n"
         "try:\n    code = main(sys.argv[1:])\nexcept SystemExit as stop:\n    code = stop.code\n"
         "heavy = {'torch', 'transformers', 'sentence_transformers', 'datasets', 'sklearn', 'faiss', 'numpy', 'tqdm'}\n"
+        "heavy.add('shtab')\n"
         "print('heavy', sorted(heavy.intersection(sys.modules)))\nsys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", script, *argv], capture_output=True, text=True)

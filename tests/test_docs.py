@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import doctest
 import inspect
+import io
 import json
 import logging
 import re
@@ -37,7 +38,7 @@ DIRECTIVES = {"{eval-rst}", "{toctree}", "{include}", "{recipes}", "{help}"}
 # What pages need beyond the tests' own packages.
 NEEDS = {"langchain": "langchain_core", "milvus": "milvus_lite"}
 # Commands that take minutes or stay; that they are spelled right is seen from their arguments.
-NOT_RUN = {"quickstart", "demo"}
+NOT_RUN = {"quickstart", "demo", "--completion"}
 # What needs a cluster or a server, which tests/test_scale_ray.py and tests/test_scale_milvus.py start.
 ELSEWHERE = ("--engine ray", "milvus://")
 NEED_MILVUS = {"MilvusSearch", "export"}
@@ -52,7 +53,9 @@ def quiet_as_before():
     loggers = [logging.getLogger(name) for name in ("sentence_transformers", "sentence_transformers_mirror")]
     levels = [logger.level for logger in loggers]
     verbosity = transformers_logging.get_verbosity()
+    stdin = sys.stdin
     yield
+    sys.stdin = stdin
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
     transformers_logging.set_verbosity(verbosity)
@@ -140,13 +143,23 @@ def world(make_model, tmp_path, monkeypatch):
 
 def run_in_shell(code, only_parse):
     """Run each command of the package, and see that bash can read the rest."""
-    if sys.platform != "win32" and (bash := shutil.which("bash")):
+    bash = None if sys.platform == "win32" else shutil.which("bash")
+    if bash:
         subprocess.run([bash, "-n"], input=code, text=True, check=True)
     for line in code.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
+        if "|" in words and bash:
+            given = subprocess.run([bash, "-c", line.partition(" | ")[0]], capture_output=True, check=True).stdout
+            sys.stdin = io.TextIOWrapper(io.BytesIO(given), encoding="utf-8")
+            words = words[words.index("|") + 1 :]
+        if ">" in words:
+            words = words[: words.index(">")]
         if words[:1] == ["st-mirror"]:
             if only_parse or words[1] in NOT_RUN or any(one in line for one in ELSEWHERE):
-                arguments(words[1:])
+                try:
+                    arguments(words[1:])
+                except SystemExit as stop:  # of what prints and ends
+                    assert not stop.code, line
             else:
                 assert main(words[1:]) == 0, line
 

@@ -17,18 +17,18 @@ mirror_tune nt_xent two_views
 """.split()
 
 VERBS = """
-tune --column --debug --force --json --keep-worse --max-texts --model --no-guard --output --prompt --recipe --seed --set --split-sentences --texts --title
-quickstart --debug --force --json --output --seed
-evaluate --data --debug --json --output --suite MODEL
-compare --column --debug --json --labels --output --plots --seed --structure --texts --title AFTER BEFORE
-encode --column --debug --dimensions --engine --ids --json --metadata --model --output --texts --threads --workers
-index --column --debug --dimensions --force --ids --json --kind --language --metadata --model --output --passages --shards --texts
-export --debug --json --output --shards
-add --column --debug --ids --json --metadata --model --texts INDEX
-search --candidates --debug --fusion --json --mode --model --rerank --threshold --top-k --weight --where INDEX QUERY
-info --debug --json INDEX
-verify --debug --json INDEX
-demo --before --debug --host --json --model --port INDEX
+tune --column --debug --device --force --json --keep-worse --max-texts --model --no-guard --output --prompt --quiet --recipe --seed --set --split-sentences --texts --title --verbose
+quickstart --debug --device --force --json --output --quiet --seed --verbose
+evaluate --data --debug --device --json --output --quiet --suite --verbose MODEL
+compare --column --debug --device --json --labels --output --plots --quiet --seed --structure --texts --title --verbose AFTER BEFORE
+encode --column --debug --device --dimensions --engine --ids --json --metadata --model --output --quiet --texts --threads --verbose --workers
+index --column --debug --device --dimensions --force --ids --json --kind --language --metadata --model --output --passages --quiet --shards --texts --verbose
+export --debug --json --output --quiet --shards --verbose
+add --column --debug --device --force --ids --json --metadata --model --quiet --texts --verbose INDEX
+search --candidates --debug --device --fusion --json --mode --model --quiet --rerank --threshold --top-k --verbose --weight --where INDEX QUERY
+info --debug --json --quiet --verbose INDEX
+verify --debug --json --quiet --verbose INDEX
+demo --before --debug --device --host --json --model --port --quiet --verbose INDEX
 """  # noqa: E501
 
 

@@ -6,7 +6,11 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from sentence_transformers_mirror.cli.streams import STANDARD
 from sentence_transformers_mirror.printable import printable
+
+DEVICES = ("cpu", "cuda", "mps", "xpu", "npu")
+READ = "or - for standard input: a text a line, or JSON where a flag names a column"
 
 
 def add_verb(
@@ -26,6 +30,9 @@ def add_verb(
     parser = verbs.add_parser(name, help=help, allow_abbrev=False)
     parser.set_defaults(verb=run)
     parser.add_argument("--json", action="store_true", help=json)
+    spoken = parser.add_mutually_exclusive_group()
+    spoken.add_argument("--quiet", action="store_true", help="say nothing but results and errors")
+    spoken.add_argument("--verbose", action="store_true", help="show what the libraries below say, too")
     parser.add_argument("--debug", action="store_true", help="show where an error comes from")
     return parser
 
@@ -41,11 +48,24 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=42, help="of everything drawn at random (default: %(default)s)")
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        help=f"{', '.join(DEVICES)}: where models compute (default: the fastest that is there)",
+    )
+
+
+def check_device(device: str | None) -> None:
+    """Complain about a name; whether the device is there is seen when a model is loaded."""
+    if device is not None and device not in DEVICES:
+        several = "; CUDA_VISIBLE_DEVICES picks one of several GPUs" if device.startswith("cuda:") else ""
+        raise ValueError(f"There is no device {device!r}; --device is one of {', '.join(DEVICES)}{several}.")
+
+
 def add_entries(parser: argparse.ArgumentParser, several: bool = False, required: bool = True) -> None:
     """What of a file, or of several, goes into an index."""
     help = "txt file (a text a line), csv, tsv, json, jsonl or parquet"
-    if several:
-        help = f"{help}; several, a pattern in quotation marks, or a folder"
+    help += "; several, a pattern in quotation marks, or a folder" if several else f"; {READ}"
     parser.add_argument("--texts", required=required, nargs="+" if several else None, help=help)
     parser.add_argument("--column", help='which column holds the texts (default: "text")')
     parser.add_argument("--ids", metavar="COLUMN", help="which column holds the ids (default: they are numbered)")
@@ -56,6 +76,7 @@ def add_entries(parser: argparse.ArgumentParser, several: bool = False, required
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="the model that built the index (default: from where it was then)")
+    add_device(parser)
 
 
 def add_index(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +103,7 @@ def check_choice(flag: str, value: str, choices: list[str]) -> None:
 
 def check_output(output: str | None) -> None:
     """Make the folder of a file, so that nothing is computed that cannot be kept."""
-    if output is not None:
+    if output not in (None, STANDARD):
         Path(output).parent.mkdir(parents=True, exist_ok=True)
         with open(output, "ab"):  # says what is wrong with it
             pass

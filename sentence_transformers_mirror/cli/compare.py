@@ -8,8 +8,17 @@ import logging
 from dataclasses import asdict
 from pathlib import Path
 
-from sentence_transformers_mirror.cli.arguments import add_seed, add_verb, check_choice, check_output, check_texts
+from sentence_transformers_mirror.cli.arguments import (
+    READ,
+    add_device,
+    add_seed,
+    add_verb,
+    check_choice,
+    check_output,
+    check_texts,
+)
 from sentence_transformers_mirror.cli.messages import silence_others
+from sentence_transformers_mirror.cli.streams import STANDARD, file_or_standard_output, refuse_both
 
 _STRUCTURES = ["auto", "first", "title", "halves", "neighbours", "single"]
 
@@ -17,9 +26,12 @@ _STRUCTURES = ["auto", "first", "title", "halves", "neighbours", "single"]
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser = add_verb(verbs, "compare", run, "say whether a tuned model is better on texts without labels")
     add_seed(parser)
+    add_device(parser)
     parser.add_argument("before", metavar="BEFORE", help="folder, or name in the Hugging Face hub")
     parser.add_argument("after", metavar="AFTER", help="folder, or name in the Hugging Face hub")
-    parser.add_argument("--texts", required=True, help="documents that were not tuned on: a file, as for tune")
+    parser.add_argument(
+        "--texts", required=True, help=f"documents that were not tuned on: a file, as for tune; {READ}"
+    )
     parser.add_argument("--column", help="which column holds the texts, if there are several")
     parser.add_argument(
         "--title", metavar="COLUMN", help="which column holds their titles; --structure title asks them"
@@ -28,11 +40,14 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--structure", default="auto", help="auto, first, title, halves, neighbours or single (default: %(default)s)"
     )
     parser.add_argument("--labels", metavar="DIR", help="folder of labelled sets, for the report")
-    parser.add_argument("--output", metavar="FILE", help="write a report, HTML (needs matplotlib, the extra `plot`)")
+    parser.add_argument(
+        "--output", metavar="FILE", help="write a report, HTML (needs matplotlib, the extra `plot`); - prints"
+    )
     parser.add_argument("--plots", metavar="DIR", help="write the pictures of the report, PNG")
 
 
 def run(args: argparse.Namespace) -> int:
+    refuse_both(args)
     if args.output is None and (args.labels or args.plots):
         raise ValueError("--labels and --plots are for the report: add --output report.html.")
     check_choice("--structure", args.structure, _STRUCTURES)
@@ -54,17 +69,20 @@ def run(args: argparse.Namespace) -> int:
 
         history = Path(args.after, HISTORY)
         losses = _losses(history) if history.is_file() else []
-        found = write_report(
-            args.before,
-            args.after,
-            texts,
-            args.output,
-            labels=args.labels,
-            losses=losses,
-            plots=args.plots,
-            structure=args.structure,
-            seed=args.seed,
-        )
+        with file_or_standard_output(args.output) as output:
+            found = write_report(
+                args.before,
+                args.after,
+                texts,
+                output,
+                labels=args.labels,
+                losses=losses,
+                plots=args.plots,
+                structure=args.structure,
+                seed=args.seed,
+            )
+        if args.output == STANDARD:
+            return 0
     if args.json:
         print(json.dumps(asdict(found)))
         return 0

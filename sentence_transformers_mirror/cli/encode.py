@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import time
 
-from sentence_transformers_mirror.cli.arguments import add_entries, add_verb, check_choice
+from sentence_transformers_mirror.cli.arguments import add_device, add_entries, add_verb, check_choice
 from sentence_transformers_mirror.cli.messages import silence_others, tell
+from sentence_transformers_mirror.cli.streams import STANDARD
 
 
 def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser = add_verb(verbs, "encode", run, "embed files of texts, a Parquet file of vectors for each")
     add_entries(parser, several=True)
     parser.add_argument("--model", required=True, help="folder, or name in the Hugging Face hub")
+    add_device(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the shards, or its URI")
     parser.add_argument("--engine", default="local", help="local, or ray for a cluster (default: %(default)s)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one, or one a GPU)")
@@ -24,6 +26,8 @@ def run(args: argparse.Namespace) -> int:
     from sentence_transformers_mirror.scale.shards import ENGINES, encode_shards
     from sentence_transformers_mirror.search.shards import read_shard
 
+    if STANDARD in args.texts:
+        raise ValueError("Each file of --texts becomes a shard: name one in place of -.")
     check_choice("--engine", args.engine, list(ENGINES))
     for flag in ("workers", "threads", "dimensions"):
         value = getattr(args, flag)

@@ -7,8 +7,9 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from sentence_transformers_mirror.cli.arguments import add_verb, check_choice, check_output
+from sentence_transformers_mirror.cli.arguments import add_device, add_verb, check_choice, check_output
 from sentence_transformers_mirror.cli.messages import silence_others
+from sentence_transformers_mirror.cli.streams import STANDARD, refuse_both
 
 _SUITES = ["sts", "words", "linking", "all"]
 
@@ -18,10 +19,14 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder, or name in the Hugging Face hub")
     parser.add_argument("--data", required=True, metavar="DIR", help="folder of the sets, as published or as tsv")
     parser.add_argument("--suite", default="all", help="sts, words, linking or all (default: %(default)s)")
-    parser.add_argument("--output", metavar="FILE", help="keep the scores with versions, machine and command, JSON")
+    parser.add_argument(
+        "--output", metavar="FILE", help="keep the scores with versions, machine and command, JSON; - prints"
+    )
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    refuse_both(args)
     check_choice("--suite", args.suite, _SUITES)
     if not Path(args.data).is_dir():
         raise FileNotFoundError(f"There is no folder {args.data!r}: name the one that holds the labelled sets.")
@@ -37,6 +42,9 @@ def run(args: argparse.Namespace) -> int:
         "suite": args.suite,
         "scores": [asdict(score) for score in scores],
     }
+    if args.output == STANDARD:
+        print(json.dumps(kept, indent=1))
+        return 0
     if args.output is not None:
         Path(args.output).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     if args.json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sentence_transformers_mirror.cli.arguments import add_entries, add_index_verb
+from sentence_transformers_mirror.cli.arguments import add_device, add_entries, add_index_verb
 from sentence_transformers_mirror.cli.messages import silence_others, tell, tell_skipped
 
 _KINDS = ["auto", "flat", "hnsw", "ivf-flat", "ivf-sq8", "ivf-pq"]
@@ -18,6 +18,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "--shards", nargs="+", metavar="FILE", help="what encode made, in place of --texts: files, pattern or folder"
     )
     parser.add_argument("--model", help="folder, or name in the Hugging Face hub (--shards know their model)")
+    add_device(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="where to write the index")
     parser.add_argument("--force", action="store_true", help="replace an index that is in --output")
     parser.add_argument(

@@ -27,6 +27,8 @@ from sentence_transformers_mirror.cli import (
     tune,
     verify,
 )
+from sentence_transformers_mirror.cli.arguments import check_device
+from sentence_transformers_mirror.cli.completion import SHELLS, Completion
 from sentence_transformers_mirror.cli.messages import (
     BROKEN_INDEX,
     INTERRUPTED,
@@ -37,7 +39,10 @@ from sentence_transformers_mirror.cli.messages import (
     complain,
     in_flags,
 )
+from sentence_transformers_mirror.cli.streams import texts_from_standard_input
 from sentence_transformers_mirror.errors import BrokenIndexError
+from sentence_transformers_mirror.models import placed_on
+from sentence_transformers_mirror.terminal import volume
 
 _VERBS = (
     tune,
@@ -66,15 +71,19 @@ def main(argv: list[str] | None = None) -> int:
         after a bug, 130 after Ctrl-C.
 
     Raises:
-        SystemExit: With code 0 after ``--help`` and ``--version``, 2 after arguments that cannot be parsed.
+        SystemExit: With code 0 after ``--help``, ``--version`` and ``--completion``, 2 after arguments that cannot be
+            parsed.
     """
     args = parser_of_all().parse_args(argv)
     handler = Handler()  # to stderr: with --json, stdout is for the object alone
     handler.setFormatter(Printable("%(message)s"))
     logging.basicConfig(handlers=[handler])
-    logging.getLogger("sentence_transformers_mirror").setLevel(logging.INFO)
+    logging.getLogger("sentence_transformers_mirror").setLevel(_level(args))
     try:
-        code = args.verb(args)
+        device = getattr(args, "device", None)
+        check_device(device)
+        with volume(args.quiet, args.verbose), placed_on(device), texts_from_standard_input(args):
+            code = args.verb(args)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
@@ -92,6 +101,10 @@ def main(argv: list[str] | None = None) -> int:
         message, code = told(error)
         complain(f"error: {message}")
         return code
+
+
+def _level(args: argparse.Namespace) -> int:
+    return logging.ERROR if args.quiet else logging.DEBUG if args.verbose else logging.INFO
 
 
 def told(error: Exception) -> tuple[str, int]:
@@ -112,6 +125,13 @@ def parser_of_all() -> argparse.ArgumentParser:
         prog="st-mirror", description="Better sentence-transformers from raw text alone.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"st-mirror {__version__}")
+    parser.add_argument(
+        "--completion",
+        action=Completion,
+        choices=SHELLS,
+        metavar="SHELL",
+        help=f"print what {', '.join(SHELLS[:-1])} or {SHELLS[-1]} reads to complete a command (needs shtab)",
+    )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in _VERBS:
         verb.add_parser(verbs)

@@ -49,6 +49,12 @@ def complain(message: str) -> None:
         print(f"st-mirror: {printable(' '.join(message.split()))}", file=sys.stderr)
 
 
+def remark(message: str) -> None:
+    """Say what is no error; --quiet does without."""
+    if logging.getLogger("sentence_transformers_mirror").isEnabledFor(logging.WARNING):
+        complain(message)
+
+
 class Handler(logging.StreamHandler):
     """Writes to standard error, above a progress bar where there is one."""
 
@@ -68,7 +74,7 @@ class Printable(logging.Formatter):
 
 def tell_skipped(skipped: list[str]) -> None:
     if skipped:
-        complain(f"{len(skipped):,} rows have no text and are left out, first {skipped[0]}")
+        remark(f"{len(skipped):,} rows have no text and are left out, first {skipped[0]}")
 
 
 def tell(args: argparse.Namespace, facts: dict, words: str) -> None:
@@ -82,8 +88,13 @@ def tell(args: argparse.Namespace, facts: dict, words: str) -> None:
 def silence_others() -> None:
     """Silence what other libraries report of their work, but keep their errors and the hub's bars of downloads."""
     import datasets
+    from huggingface_hub.utils import disable_progress_bars
 
+    from sentence_transformers_mirror import terminal
     from sentence_transformers_mirror.quiet import silence
 
     silence()
-    datasets.disable_progress_bars()
+    if not terminal.libraries:
+        datasets.disable_progress_bars()
+    if not terminal.bars:
+        disable_progress_bars()

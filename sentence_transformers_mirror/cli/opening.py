@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sentence_transformers_mirror.cli.messages import complain, silence_others
+from sentence_transformers_mirror.cli.messages import remark, silence_others
 
 if TYPE_CHECKING:
     from sentence_transformers_mirror.search import SearchIndex
@@ -33,7 +33,7 @@ def opened(args: argparse.Namespace, where: dict | None = None, embeds: bool = T
     if model is None:
         from sentence_transformers_mirror.models import load_model
 
-        complain(f"the index was built by the model {name!r}, which is loaded")
+        remark(f"the index was built by the model {name!r}, which is loaded")
         try:
             model = load_model(name, local=True)
         except OSError as error:

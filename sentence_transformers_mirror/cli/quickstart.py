@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 
-from sentence_transformers_mirror.cli.arguments import add_seed, add_verb
+from sentence_transformers_mirror.cli.arguments import add_device, add_seed, add_verb
 from sentence_transformers_mirror.cli.messages import silence_others
 
 
@@ -19,6 +19,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         "tune the embedded model on Python's own documentation and search in it; takes two minutes",
     )
     add_seed(parser)
+    add_device(parser)
     parser.add_argument("--output", metavar="DIR", help="where to leave the tuned model and the index")
     parser.add_argument("--force", action="store_true", help="replace what is in --output")
 

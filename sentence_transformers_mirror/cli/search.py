@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Literal
 
 from sentence_transformers_mirror.cli.arguments import add_index, add_index_verb, add_model, check_choice
-from sentence_transformers_mirror.cli.messages import NO_HITS, complain
+from sentence_transformers_mirror.cli.messages import NO_HITS, complain, in_flags, remark
 from sentence_transformers_mirror.cli.opening import opened
+from sentence_transformers_mirror.cli.streams import STANDARD
 from sentence_transformers_mirror.printable import printable
 from sentence_transformers_mirror.terminal import is_terminal
 
@@ -37,7 +40,12 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
         help="metadata that a hit must have; several keys must all be met, one key several times by any value",
     )
     add_index(parser)
-    parser.add_argument("query", help="what to search for")
+    parser.add_argument(
+        "query",
+        nargs="?",
+        help="what to search for; - reads queries from standard input, one a line; none asks for one after the other, "
+        "on a terminal",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,26 +60,76 @@ def run(args: argparse.Namespace) -> int:
     fusion.check(args.mode, args.weight, args.fusion)
     whole_number(args.candidates, "candidates", 1)
     _check_threshold(threshold, args.mode)
-    hits = opened(args, where, embeds=args.mode != "words").search(
-        args.query,
-        top_k=args.top_k,
-        threshold=threshold,
-        where=where or None,
-        mode=args.mode,
-        weight=args.weight,
-        fusion=args.fusion,
-        rerank=args.rerank,
-        candidates=args.candidates,
-    )
-    if args.json or not is_terminal(sys.stdout):
-        for hit in hits:
-            told = {name: getattr(hit, name) for name in ("id", "score", "meaning", "words", "text", "metadata")}
-            if hit.span is not None:
-                told.update(passage=hit.passage, span=hit.span)
-            print(json.dumps(told))
-    else:
-        _print_table(hits)
-    return 0 if hits else NO_HITS
+    queries = _queries(args.query)
+    index = opened(args, where, embeds=args.mode != "words")
+    rerank = args.rerank
+    if rerank is not None:
+        from sentence_transformers_mirror.search.rerank import judge
+
+        rerank = judge(rerank)  # loaded once for all queries
+
+    def ask(query: str) -> bool:
+        hits = index.search(
+            query,
+            top_k=args.top_k,
+            threshold=threshold,
+            where=where or None,
+            mode=args.mode,
+            weight=args.weight,
+            fusion=args.fusion,
+            rerank=rerank,
+            candidates=args.candidates,
+        )
+        if args.json or not is_terminal(sys.stdout):
+            _print_json(hits, {} if query == args.query else {"query": query})
+        else:
+            _print_table(hits)
+        return bool(hits)
+
+    if queries is None:
+        return _converse(ask)
+    return 0 if any([ask(query) for query in queries]) else NO_HITS
+
+
+def _queries(query: str | None) -> list[str] | None:
+    """What is asked; None where somebody sits at a terminal and asks."""
+    if query is None:
+        if not is_terminal(sys.stdin):
+            raise ValueError("There is no query: pass one, or - to read them from standard input, one a line.")
+        return None
+    if query != STANDARD:
+        return [query]
+    lines = [] if sys.stdin is None else [line.strip() for line in sys.stdin]
+    if not any(lines):
+        raise ValueError("There is no query in standard input: write one a line.")
+    return [line for line in lines if line]
+
+
+def _converse(ask: Callable[[str], bool]) -> int:
+    """Ask what is typed, until the input ends."""
+    with suppress(ImportError):  # Windows has none; where it is, a line can be edited and called back
+        import readline  # noqa: F401
+    prompt = "search> " if is_terminal(sys.stdout) else ""
+    while True:
+        try:
+            query = input(prompt).strip()
+        except EOFError:
+            if prompt:
+                print()
+            return 0
+        try:
+            if query:
+                ask(query)
+        except ValueError as error:  # of this query; the next may do
+            complain(f"error: {in_flags(str(error))}")
+
+
+def _print_json(hits: list, asked: dict[str, str]) -> None:
+    for hit in hits:
+        told = {name: getattr(hit, name) for name in ("id", "score", "meaning", "words", "text", "metadata")}
+        if hit.span is not None:
+            told.update(passage=hit.passage, span=hit.span)
+        print(json.dumps({**asked, **told}))
 
 
 def _threshold(text: str | None) -> float | Literal["auto"] | None:
@@ -123,4 +181,4 @@ def _print_table(hits: list) -> None:
         line = f"{score}  {item:{min(width, 30)}.30}  {text}  {metadata}".rstrip()
         print(line[: shutil.get_terminal_size().columns])
     if not hits:
-        complain("nothing was found")
+        remark("nothing was found")

@@ -7,7 +7,7 @@ import ast
 import json
 from dataclasses import replace
 
-from sentence_transformers_mirror.cli.arguments import add_seed, add_verb, check_texts
+from sentence_transformers_mirror.cli.arguments import READ, add_device, add_seed, add_verb, check_texts
 from sentence_transformers_mirror.cli.messages import INTERRUPTED, silence_others
 from sentence_transformers_mirror.training.recipes import RECIPES, resolve
 
@@ -16,11 +16,12 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser = add_verb(verbs, "tune", run, "tune a model on a file of texts")
     add_seed(parser)
     parser.add_argument("--model", required=True, help="folder, or name in the Hugging Face hub")
+    add_device(parser)
     parser.add_argument(
         "--texts",
         required=True,
         help="txt file (a text a line), csv, tsv, json, jsonl or parquet; or Markdown, reStructuredText or HTML, a "
-        "file or a folder of them, where a heading is the title of what stands below it",
+        f"file or a folder of them, where a heading is the title of what stands below it; {READ}",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="where to save the tuned model")
     parser.add_argument("--force", action="store_true", help="replace a model that is in --output")

@@ -78,7 +78,8 @@ class Positions:
         known = np.flatnonzero(self.find(ids) >= 0)
         if len(known):
             raise ValueError(
-                f"The id {quoted(ids[known[0]])} is in the index already; use update, or: make the ids different."
+                f"The id {quoted(ids[known[0]])} is in the index already, and overwrite=True replaces it: make the "
+                "ids different."
             )
 
     def __contains__(self, item: object) -> bool:

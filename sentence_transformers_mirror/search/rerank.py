@@ -44,11 +44,13 @@ def _loaded(name: str) -> CrossEncoder:
     from sentence_transformers import CrossEncoder
 
     from sentence_transformers_mirror import _host
+    from sentence_transformers_mirror.models import chosen_device
     from sentence_transformers_mirror.quiet import quiet
 
+    device = chosen_device()
     try:
         with quiet():
-            model = CrossEncoder(name)
+            model = CrossEncoder(name, device=device)
     except Exception as error:  # a damaged folder raises anything
         raise OSError(
             f"The model {name!r} could not be loaded to take a second look: no such folder, or no CrossEncoder in it, "
