@@ -213,6 +213,29 @@ def test_added_changes():
     assert "| `search` alone | 30.0 | 72.0 | 100% | 20% |" in page
 
 
+def test_quickstart(monkeypatch):
+    from benchmarks import common, quickstart
+
+    def run(seed):
+        ranks = {"mrr": 0.25, "mrr_look_alikes": 0.5}
+        better = {"mrr": 0.25 + seed / 100, "mrr_look_alikes": 0.75}
+        question = {"question": "How?", "hits": [{"id": "a", "score": 0.5, "text": "So."}]}
+        answers = [{"meaning": 3, "words": None, "both": 1}, {"meaning": 4, "words": 1, "both": 2}]
+        return {
+            **{"before": ranks, "after": better, "tfidf": ranks, "pairs": 9, "tuned_on": 64, "docstrings": 99},
+            **{"steps": 1, "seconds": 90.0},
+            "evidence": {"verdict": "better", "difference": seed / 100, "low": 0.01, "high": 0.2},
+            "questions": [{**question, "ranks": one} for one in answers],
+        }
+
+    monkeypatch.setattr(quickstart.quickstart, "run", run)
+    result = quickstart.measure([7, 9])
+    assert result["printed"].startswith("Tuned the embedded model") and "(+0.070, " in result["printed"]
+    page = quickstart.section({"environment": common.environment(), "result": result})
+    assert "| after tuning | 0.330 (0.020) | 0.750 (0.000) |" in page and "better (+0.070), better (+0.090)" in page
+    assert "Of 2 questions" in page and "1.0 (0.0) by meaning, 1.0 (0.0) by words, 2.0 (0.0) by both" in page
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak memory of a process")
 def test_batch_memory(data_dir):
     from benchmarks import batch_memory

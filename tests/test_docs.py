@@ -312,6 +312,12 @@ def test_numbers_in_tables_are_those_of_their_source(page):
     assert checked
 
 
+def test_readme_shows_what_the_quickstart_printed():
+    printed = json.loads((ROOT / "benchmarks" / "results" / "quickstart.json").read_text(encoding="utf-8"))["result"]
+    shown = README.read_text(encoding="utf-8").split("```text\n")[1].split("\n```")[0]
+    assert shown.count("\n") > 15 and printed["printed"].startswith(shown)
+
+
 def test_tables_of_readme_say_what_was_measured():
     text = README.read_text(encoding="utf-8").split("## What it gains")[1]
     (_, gains), (_, seconds) = list(tables(text))[:2]

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shlex
+from typing import Any
 
 from sentence_transformers_mirror.cli.arguments import add_device, add_seed, add_verb
 from sentence_transformers_mirror.cli.messages import silence_others
@@ -29,40 +30,39 @@ def run(args: argparse.Namespace) -> int:
     from sentence_transformers_mirror import quickstart
 
     result = quickstart.run(args.output, seed=args.seed, overwrite=args.force)
-    if args.json:
-        print(json.dumps(result))
-        return 0
-    found = result["evidence"]
-    print(
+    print(json.dumps(result) if args.json else told(result, args.output))
+    return 0
+
+
+def told(result: dict[str, Any], output: str | None) -> str:
+    """What a run found, for people, and what to do next."""
+    from sentence_transformers_mirror.quickstart import SHOWN
+
+    found, asked = result["evidence"], result["questions"]
+    lines = [
         f"Tuned the embedded model for search on {result['tuned_on']:,} of {result['docstrings']:,} docstrings of "
         f"Python's library: {result['steps']} steps,\n{result['seconds']:.0f} s in all.\n\n"
         f"Does the first sentence of a docstring find the rest of it? Mean reciprocal rank on {result['pairs']:,}\n"
         "docstrings of modules that were not tuned on:\n\n"
         f"{'':15}among all   among look-alikes"
-    )
+    ]
     for key, name in (("before", "before tuning"), ("after", "after tuning"), ("tfidf", "words (TF-IDF)")):
-        print(f"{name:15}{result[key]['mrr']:9.3f}{result[key]['mrr_look_alikes']:20.3f}")
-    print(
-        f"\nVerdict: {found['verdict']} ({found['difference']:+.3f}, 95% {found['low']:+.3f} to {found['high']:+.3f})"
-    )
-    asked = result["questions"]
+        lines.append(f"{name:15}{result[key]['mrr']:9.3f}{result[key]['mrr_look_alikes']:20.3f}")
     right = {mode: sum(one["ranks"][mode] in (1, 2, 3) for one in asked) for mode in asked[0]["ranks"]}
-    print(
+    lines += [
+        f"\nVerdict: {found['verdict']} ({found['difference']:+.3f}, 95% {found['low']:+.3f} to {found['high']:+.3f})",
         f"\nOf {len(asked)} questions {right['meaning']} find a right answer among the first three by meaning, "
-        f"{right['words']} by words and {right['both']} by both; the first {quickstart.SHOWN}, by both:"
-    )
-    for answer in result["questions"][: quickstart.SHOWN]:
-        print(f"\n{answer['question']}")
-        for hit in answer["hits"]:
-            print(f"  {hit['score']:.2f}  {hit['text']}")
-    if args.output is None:
-        print("\nNothing was kept; `st-mirror quickstart --output DIR` keeps the model and the index.")
+        f"{right['words']} by words and {right['both']} by both; the first {SHOWN}, by both:",
+    ]
+    for answer in asked[:SHOWN]:
+        lines += [f"\n{answer['question']}", *(f"  {hit['score']:.2f}  {hit['text']}" for hit in answer["hits"])]
+    if output is None:
+        lines.append("\nNothing was kept; `st-mirror quickstart --output DIR` keeps the model and the index.")
     else:
-        index = shlex.quote(os.path.join(args.output, "index"))
-        print(
-            f"\nKept in {args.output}: the tuned model in `model`, the index in `index`. Ask it more:\n"
+        index = shlex.quote(os.path.join(output, "index"))
+        lines.append(
+            f"\nKept in {output}: the tuned model in `model`, the index in `index`. Ask it more:\n"
             f'  st-mirror search {index} "How do I sort a list?" --mode both\n'
             f"  st-mirror demo {index}"
         )
-    print("Now your own: st-mirror tune --model MODEL --texts FILE --output DIR")
-    return 0
+    return "\n".join([*lines, "Now your own: st-mirror tune --model MODEL --texts FILE --output DIR"])
