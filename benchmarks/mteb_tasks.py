@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 GROUPS = {"nanobeir": ("NanoBEIR", "Retrieval"), "sts": ("MTEB(eng, v2)", "STS")}  # benchmark and type
 NOTHING = "none"
+# What MTEB calls the sets that have another name here.
+COUNTERPARTS = {"STS-B": "STSBenchmark", "STS-B dev": "STSBenchmark", "SICK-R dev": "SICK-R"}
 
 
 def named(names: list[str]) -> dict[str, list[AbsTask]]:
@@ -48,7 +50,7 @@ def named(names: list[str]) -> dict[str, list[AbsTask]]:
     return found
 
 
-def _metadata(name: str, kind: str, score: str) -> Any:
+def _metadata(name: str, kind: str, score: str, adapted_from: list[str] | None = None) -> Any:
     from mteb.abstasks.task_metadata import TaskMetadata
 
     return TaskMetadata(
@@ -58,16 +60,17 @@ def _metadata(name: str, kind: str, score: str) -> Any:
         type=kind,
         eval_langs=["eng-Latn"],
         main_score=score,
+        adapted_from=adapted_from,
     )
 
 
 def sts_task(name: str, pairs: Pairs) -> AbsTask:
-    """Pairs with a similarity as a task of MTEB, scored by Spearman's correlation of cosines."""
+    """A labelled set of pairs as a task of MTEB, scored by Spearman's correlation of cosines."""
     from datasets import Dataset
     from mteb.abstasks import AbsTaskSTS
 
     class LocalPairs(AbsTaskSTS):
-        metadata = _metadata(name, "STS", "cosine_spearman")
+        metadata = _metadata(f"local {name}", "STS", "cosine_spearman", [COUNTERPARTS.get(name, name)])
         min_score, max_score = min(pairs.scores), max(pairs.scores)
 
         def load_data(self, **_: Any) -> None:
@@ -108,7 +111,10 @@ def local(data: Path | None, sets: list[str] | None, pairs: Path | None) -> dict
     found: dict[str, list[AbsTask]] = {}
     if data is not None:
         read = {name: read_pairs(data, name) for name in sets or [*SUITES["sts"], *SUITES["words"]]}
-        found["local pairs"] = [sts_task(f"local {name}", one) for name, one in read.items() if one is not None]
+        absent = [name for name, one in read.items() if one is None]
+        if sets and absent:
+            raise FileNotFoundError(f"{str(data)!r} has no {', '.join(absent)}: name other sets, or the other folder.")
+        found["local pairs"] = [sts_task(name, one) for name, one in read.items() if one is not None]
     if pairs is not None:
         rows = [(row["query"], row["passage"]) for _, row in read_rows(pairs)]
         found["local retrieval"] = [retrieval_task(f"local {pairs.name}", rows)]
@@ -167,7 +173,7 @@ def measure(before: str, after: str, trained_on: set[str], groups: dict[str, lis
             "task": task.metadata.name,
             "metric": task.metadata.main_score,
             **{moment: scores[moment][task.metadata.name] for moment in models},
-            "trained on": task.metadata.name in seen,
+            "trained on": not seen.isdisjoint([task.metadata.name, *(task.metadata.adapted_from or ())]),
         }
         for group, members in groups.items()
         for task in members

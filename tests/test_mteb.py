@@ -52,7 +52,7 @@ def test_both_models_in_one_table_with_what_they_were_trained_on(files, make_mod
     for name in ("bert", "roberta"):
         make_model(name).save_pretrained(str(tmp_path / name))
     output = tmp_path / "result.json"
-    models = [str(tmp_path / "bert"), str(tmp_path / "roberta"), "--trained-on", "STSBenchmark", "local pairs.tsv"]
+    models = [str(tmp_path / "bert"), str(tmp_path / "roberta"), "--trained-on", "STSBenchmark"]
     given = ["--data", str(folder), "--sets", "STS-B", "--pairs", str(table), "--output", str(output)]
     command = [sys.executable, "-m", "benchmarks.mteb_tasks", *models, *given]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
@@ -60,17 +60,22 @@ def test_both_models_in_one_table_with_what_they_were_trained_on(files, make_mod
     assert str(tmp_path) not in output.read_text()
     result = json.loads(output.read_text())["result"]
     assert [(row["task"], row["metric"], row["trained on"]) for row in result["rows"]] == [
-        ("local STS-B", "cosine_spearman", False),
-        ("local pairs.tsv", "ndcg_at_10", True),
+        ("local STS-B", "cosine_spearman", True),  # STSBenchmark, as MTEB calls it
+        ("local pairs.tsv", "ndcg_at_10", False),
     ]
     assert all(row["before"] != row["after"] for row in result["rows"])
     assert result["models"]["before"] == {"name": "local/bert", "training_datasets": None, "adapted_from": None}
     assert result["models"]["after"] == {
         "name": "local/roberta",
-        "training_datasets": ["STSBenchmark", "local pairs.tsv"],
+        "training_datasets": ["STSBenchmark"],
         "adapted_from": "local/bert",
     }
     assert "| local pairs.tsv | ndcg_at_10 |" in done.stdout and "STSBenchmark" in done.stdout
+
+
+def test_sets_that_are_not_there_are_told(files):
+    with pytest.raises(FileNotFoundError, match="has no SICK-R, SimLex-999"):
+        mteb_tasks.local(files[0], ["STS-B", "SICK-R", "SimLex-999"], None)
 
 
 def test_a_query_finds_its_passages(texts):

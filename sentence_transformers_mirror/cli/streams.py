@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 STANDARD = "-"
 _COLUMNS = ("column", "title", "ids", "metadata")  # flags that name columns, which lines of text have none of
@@ -26,6 +24,9 @@ def texts_from_standard_input(args: argparse.Namespace) -> Iterator[None]:
         return
     if sys.stdin is None:
         raise ValueError("Standard input is closed: name a file with --texts.")
+    import shutil
+    from tempfile import TemporaryDirectory
+
     named = any(getattr(args, flag, None) for flag in _COLUMNS)
     with TemporaryDirectory() as folder:
         path = Path(folder, "standard-input.jsonl" if named else "standard-input.txt")
@@ -48,6 +49,8 @@ def file_or_standard_output(output: str) -> Iterator[str]:
     if output != STANDARD:
         yield output
         return
+    from tempfile import TemporaryDirectory
+
     with TemporaryDirectory() as folder:
         path = Path(folder, "standard-output")
         yield str(path)
