@@ -7,11 +7,13 @@ import socket
 import threading
 import urllib.error
 import urllib.request
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
 
+from sentence_transformers_mirror.cli import main
 from sentence_transformers_mirror.search import SearchIndex
 
 pytest.importorskip("gradio", reason="needs the extra `demo`")
@@ -20,6 +22,7 @@ from sentence_transformers_mirror.demo import serving  # noqa: E402
 from sentence_transformers_mirror.demo.answer import Side, rendered  # noqa: E402
 from sentence_transformers_mirror.demo.asked import Asked, parse_filter  # noqa: E402
 from sentence_transformers_mirror.demo.chart import Chart, Sample  # noqa: E402
+from sentence_transformers_mirror.demo.page import both_sides  # noqa: E402
 
 TEXTS = [
     "open the file",
@@ -132,6 +135,21 @@ def test_a_browser_is_told_to_load_from_here_alone(address):
         assert "fonts.googleapis" not in page.read().decode()
 
 
+def test_the_command_serves_both_indexes_with_their_models(tiny_model, make_model, tmp_path, monkeypatch, capsys):
+    for name, model in (("before", tiny_model), ("after", make_model("roberta"))):
+        model.save_pretrained(str(tmp_path / f"{name}-model"))
+        SearchIndex.build(tmp_path / f"{name}-model", TEXTS).save(tmp_path / name)
+    served = []
+    monkeypatch.setattr(demo, "serve", lambda *given, **named: served.append((*given, named["before"])))
+    folders = [str(tmp_path / "after"), "--before", str(tmp_path / "before")]
+    assert main(["demo", *folders]) == 0 and main(["demo", folders[0], "--port", "7999"]) == 0
+    (after, host, port, before), (_, _, other, none) = served
+    assert (host, port, other, none) == ("127.0.0.1", None, 7999, None)
+    assert [Path(one.facts()["model"]).name for one in (before, after)] == ["before-model", "after-model"]
+    assert main(["demo", *folders[:2], str(tmp_path / "absent")]) == 3
+    assert main(["demo", *folders, "--port", "0"]) == 2 and "--port is a number" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------------------- questions
 
 
@@ -220,7 +238,7 @@ def test_long_texts_are_cut_and_whole_below(tiny_model):
 def test_what_changed_is_said_on_both_sides(tiny_model, make_model):
     texts = [f"text number {number} of a door" for number in range(30)]
     indexes = [SearchIndex.build(model, texts) for model in (tiny_model, make_model("roberta"))]
-    before, after = demo.page.__globals__["_sides"](indexes[1], indexes[0])
+    before, after = both_sides(indexes[1], indexes[0])
     first, second = (side.answer(Asked("a door", 5)) for side in (before, after))
     places = [{card.hit.id: card.number for card in answer.cards} for answer in (first, second)]
     assert places[0] != places[1]

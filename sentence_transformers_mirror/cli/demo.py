@@ -12,7 +12,7 @@ def add_parser(verbs: argparse._SubParsersAction) -> None:
     parser = add_index_verb(verbs, "demo", run, "serve a web page to search an index (needs gradio, the extra `demo`)")
     add_model(parser)
     parser.add_argument(
-        "--before", metavar="DIR", help="another index, whose hits are shown beside those of the first"
+        "--before", metavar="DIR", help="another index, seen beside the first; its model is the one that it names"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, help="port to listen on (default: the first free one from 7860)")

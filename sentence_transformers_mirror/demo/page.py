@@ -31,7 +31,7 @@ def page(index: SearchIndex, before: SearchIndex | None = None) -> gradio.Blocks
         index: An index that has a model.
         before: Another index, to be seen beside it.
     """
-    sides = _sides(index, before)
+    sides = both_sides(index, before)
     examples = sides[-1].chart.sample.examples()
 
     def search(query: str | None, top_k: float, where: str | None, mode: Mode) -> str:
@@ -86,7 +86,8 @@ def page(index: SearchIndex, before: SearchIndex | None = None) -> gradio.Blocks
     return blocks
 
 
-def _sides(index: SearchIndex, before: SearchIndex | None) -> list[Side]:
+def both_sides(index: SearchIndex, before: SearchIndex | None) -> list[Side]:
+    """The index, and before it the other one; their maps show the same texts where there are such."""
     sample = Sample.of(index)
     if before is None:
         return [Side(index, Chart(sample))]

@@ -109,7 +109,7 @@ def _strip(difference: tuple[float, float, float], worse: float, better: float) 
     ends = [0.0, place(worse), place(better), 100.0]
     pairs = zip(("bad", "open", "good"), itertools.pairwise(ends), strict=True)
     zones = [Zone(tone, left, right - left) for tone, (left, right) in pairs if right > left]
-    middle, low, high = (place(number) for number in difference)
+    middle, low, high = map(place, difference)
     return Strip(middle, low, high, reach, zones)
 
 
