@@ -154,9 +154,7 @@ def slopes(points: list[dict]) -> list[dict[str, object]]:
         if len(of_kind) > 1:
             first, last = of_kind[-2:]
             rows = last["rows"] - first["rows"]
-            slope = {
-                key: (last[key] - first[key]) / rows for key in ("peak, bytes", "structure, bytes", "for ids, bytes")
-            }
+            slope = {key: (last[key] - first[key]) / rows for key in ("peak, bytes", "structure, bytes")}
             found.append(
                 {
                     "kind": kind,
@@ -234,7 +232,7 @@ def section(kept: dict) -> str:
     ]
     if found := slopes(result["memory"]):
         parts += [
-            "Bytes a row between the two largest; before, the words of a part of 16 MiB of text still grow with the rows:",
+            "Bytes a row between the two largest. Below, the words of a part of 16 MiB of text grow with the rows:",
             "",
             table(found),
         ]
