@@ -147,16 +147,14 @@ def measure(texts: int, rows: list[int], kinds: list[str], result: dict, parts: 
 
 
 def slopes(points: list[dict]) -> list[dict[str, object]]:
-    """Bytes a row between the smallest and the largest size of each kind."""
+    """Bytes a row between the two largest sizes of each kind: from there on no part of the words grows any more."""
     found = []
     for kind in KINDS:
         of_kind = [point for point in points if point["kind"] == kind]
         if len(of_kind) > 1:
-            first, last = of_kind[0], of_kind[-1]
+            first, last = of_kind[-2:]
             rows = last["rows"] - first["rows"]
-            slope = {
-                key: (last[key] - first[key]) / rows for key in ("peak, bytes", "structure, bytes", "for ids, bytes")
-            }
+            slope = {key: (last[key] - first[key]) / rows for key in ("peak, bytes", "structure, bytes")}
             found.append(
                 {
                     "kind": kind,
@@ -233,7 +231,11 @@ def section(kept: dict) -> str:
         table(points) if points else "",
     ]
     if found := slopes(result["memory"]):
-        parts += ["Bytes a row between the fewest and the most rows:", "", table(found)]
+        parts += [
+            "Bytes a row between the two largest. Below, the words of a part of 16 MiB of text grow with the rows:",
+            "",
+            table(found),
+        ]
     parts += [
         "### What a hundred million and a billion texts cost",
         "",
