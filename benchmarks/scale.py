@@ -215,7 +215,7 @@ def section(kept: dict) -> str:
     if rates:
         parts += [
             f"`encode_shards` over {FILES} files of made-up sentences with the embedded model, one thread a worker. "
-            "The rate leaves out what comes before the first shards, which is the import of the libraries and the model.",
+            "The rate leaves out what comes before the first shards: the import of the libraries and the model.",
             "",
             table(rates),
         ]
