@@ -211,14 +211,14 @@ def section(kept: dict) -> str:
         }
         for point in result["memory"]
     ]
-    parts = [
-        "## Beyond one machine",
-        "",
-        f"`encode_shards` over {FILES} files of made-up sentences with the embedded model, one thread a worker. The "
-        "rate leaves out what comes before the first shards, which is the import of the libraries and the model.",
-        "",
-        table(rates) if rates else "",
-    ]
+    parts = ["## Beyond one machine", ""]
+    if rates:
+        parts += [
+            f"`encode_shards` over {FILES} files of made-up sentences with the embedded model, one thread a worker. "
+            "The rate leaves out what comes before the first shards: the import of the libraries and the model.",
+            "",
+            table(rates),
+        ]
     if result["ray"]:
         extra = 1e3 * (result["ray"]["ray"] - result["ray"]["local"])
         parts += [f"Ray adds {extra:.1f} ms a shard, seen on {result['ray']['shards']} files of one text.", ""]
@@ -232,7 +232,8 @@ def section(kept: dict) -> str:
     ]
     if found := slopes(result["memory"]):
         parts += [
-            "Bytes a row between the two largest. Below, the words of a part of 16 MiB of text grow with the rows:",
+            "Bytes a row between the two largest. Up to 1.7 million of these rows, which are 16 MiB of text, the "
+            "words that are counted at a time grow with them:",
             "",
             table(found),
         ]
