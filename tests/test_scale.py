@@ -179,7 +179,7 @@ def test_a_worker_ends_with_the_process_that_started_it(tmp_path):
 def test_a_worker_that_dies_is_told(tiny_model, corpus, tmp_path, monkeypatch):
     from sentence_transformers_mirror.scale import local
 
-    monkeypatch.setattr(local, "_make", os._exit)
+    monkeypatch.setattr(local, "_begin", os.kill)  # which fails, and ends the worker
     with pytest.raises(OSError, match="A worker died, most likely for want of memory: start again with fewer workers"):
         encode_shards(tiny_model, corpus, tmp_path / "out", workers=2, **OPTIONS)
 
