@@ -25,7 +25,7 @@ class Report(_Measured):
         asked: What a user asked for.
         reason: Why it became this.
         rows: Rows that there were.
-        latency: Of a scan for one query, in seconds, where the kind was left to us.
+        latency: Seconds that a scan takes for one query, where the kind was left to us.
         factory: The factory string of FAISS; this and what follows is None for a scan.
         effort, depth: As in `Structure`.
         recall: Mean recall@10.
