@@ -41,7 +41,7 @@ def section(kept: dict) -> str:
     return (
         "## What the quickstart gains\n\nDoes the first sentence of a docstring find the rest of it, in modules that "
         f"were not tuned on? Mean reciprocal rank; means over {len(runs)} seeds, largest minus smallest in brackets. "
-        f"{score([run['seconds'] for run in runs], 0)} seconds in all.\n\n{table(rows)}\n\n"
+        f"{score([run['seconds'] for run in runs], 0)} seconds in all.\n\n{table(rows)}\n"
         f"The verdicts: {verdicts}. Of {runs[0]['questions']} questions so many have a right answer among the first "
         f"three: {answered}.\n\n{source(kept['environment'], of_the_embedded=True)}"
     )

@@ -209,7 +209,7 @@ def test_added_changes():
     assert added_changes.kept([run, run], "0.7 and 0.7") == pytest.approx((0.9, 0.8))
     kept = {"environment": common.environment(), "result": {"runs": {"sums/1": run, "sums/2": run}}}
     page = added_changes.section(kept)
-    assert "| 0.7 and 0.7 | 29.0 | 78.0 | 90% | 80% |" in page and "means of 2 seeds" in page
+    assert "| 0.7 and 0.7 | 29.0 | 78.0 | 90% | 80% |" in page and "means over seeds (2)" in page
     assert "| `search` alone | 30.0 | 72.0 | 100% | 20% |" in page
 
 

@@ -70,6 +70,12 @@ def test_what_is_wrong_with_standard_input_is_told(shell, typed, capfd):  # noqa
         ("", [], "nothing to index"),
         ("a text\n", ["--ids", "name"], "of standard input"),
         ('{"text": "a"}\n', ["--ids", "name"], "standard input has no column 'name'"),
+        (
+            '{"text": "a", "name": 1.5}\n',
+            ["--ids", "name"],
+            "Line 1 of standard input: The id 1.5 is neither int nor str",
+        ),
+        ('{"text": 5, "name": 1}\n', ["--ids", "name"], "Line 1 of standard input"),
     ):
         typed(text)
         line = failure(capfd, [*index, *flags])

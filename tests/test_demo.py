@@ -56,6 +56,11 @@ def side(index):
     return Side(index, Chart(Sample.of(index)))
 
 
+def alone(model, texts):
+    index = SearchIndex.build(model, texts)
+    return Side(index, Chart(Sample.of(index)))
+
+
 # ---------------------------------------------------------------------------- who may ask
 
 
@@ -212,6 +217,25 @@ def test_states_of_the_page(side):
     assert "A filter is a JSON object" in rendered([side], Asked("open", where="kind"), [])
     assert "the keys are: kind, tags" in rendered([side], Asked("open", where='{"color": 1}'), [])
     assert 'role="alert"' in rendered([side], Asked("?!", mode="words"), [])
+
+
+def test_scores_of_nothing_have_no_bar(tiny_model):
+    side = alone(tiny_model, ["the only text"])
+    page = rendered([side], Asked("zebra", mode="both"), [])
+    assert "the only text" in page
+
+
+@pytest.mark.parametrize("asked", [Asked("a " * 200_000), Asked("a", where='{"kind": "' + "b" * 200_000 + '"}')])
+def test_what_an_address_cannot_hold_is_refused(side, asked):
+    page = rendered([side], asked, [])
+    assert "2,000 characters here at most" in page and len(page) < 20_000
+
+
+def test_half_a_character_is_no_part_of_an_address(side):
+    with pytest.raises(ValueError, match="A filter is a JSON object"):
+        parse_filter('{"\\ud800": 1}')
+    assert "A filter is a JSON object" in rendered([side], Asked("a", where='{"\\ud800": 1}'), [])
+    assert Asked("a\ud800").link == "?q=a%3F"
 
 
 def test_chips_lead_to_texts_with_the_same_value(side):

@@ -134,7 +134,7 @@ def test_what_is_a_number_is_one(cell):
 )
 def test_what_cannot_be_read_is_named_with_its_row(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
-    with pytest.raises((ValueError, TypeError), match=message):
+    with pytest.raises(ValueError, match=message):  # a cell is a value, so that the shell tells no bug
         texts, ids, _ = columns(tmp_path / name, item="id")
         list(zip(texts, ids, strict=True))
 

@@ -99,6 +99,30 @@ def test_a_shard_is_read_and_written_in_pieces(tiny_model, corpus, tmp_path, mon
     assert list(SearchIndex.from_shards(numbered[:1])) == [f"part-0:{row}" for row in range(12)]
 
 
+def test_shards_of_other_rows_have_other_marks(tiny_model, tmp_path):
+    # The footer of Parquet knows sizes and extremes, which these share.
+    rows = [[("a", 2022), ("b", 2023), ("c", 2024)], [("a", 2022), ("b", 2022), ("c", 2024)]]
+    rows.append([("b", 2023), ("a", 2022), ("c", 2024)])
+    marks = set()
+    for number, one in enumerate(rows):
+        file = tmp_path / f"{number}" / "part.csv"
+        file.parent.mkdir()
+        file.write_text("text,year\n" + "".join(f"{text},{year}\n" for text, year in one))
+        (shard,) = encode_shards(tiny_model, [file], tmp_path / f"out-{number}", metadata=["year"])
+        marks.add(shards.read_shard(shard).mark)
+    assert len(marks) == 3
+
+
+def test_names_of_no_pattern(tiny_model, tmp_path):
+    (tmp_path / "p[1].txt").write_text("a text\n")
+    (shard,) = encode_shards(tiny_model, tmp_path / "p[1].txt", tmp_path / "out")
+    assert len(SearchIndex.from_shards(shard)) == 1
+    (tmp_path / "_q.txt").write_text("a text\n")
+    assert shards.listed(f"{tmp_path}/_*.txt") == [f"{tmp_path}/_q.txt"]
+    with pytest.raises(ValueError, match="leave out: rename it"):
+        encode_shards(tiny_model, [tmp_path / "_q.txt"], tmp_path / "out")
+
+
 def test_what_is_there_is_left_alone(tiny_model, corpus, tmp_path):
     made = encode_shards(tiny_model, corpus, tmp_path / "out", **OPTIONS)
     before = [os.stat(file).st_mtime_ns for file in made]

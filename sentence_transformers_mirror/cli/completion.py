@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 SHELLS = ("bash", "zsh", "fish", "tcsh")
@@ -23,7 +24,11 @@ class Completion(argparse.Action):
                     action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]  # which shtab looks for
                 elif action.metavar == "FILE" or action.dest == "texts":
                     action.complete = shtab.FILE  # type: ignore[attr-defined]
-        print(shtab.complete(parser, given[1]))
+        try:
+            print(shtab.complete(parser, given[1]), flush=True)
+        except OSError as error:
+            sys.stdout = None  # what is left in it would fail again at the end
+            parser.error(f"standard output cannot be written: {error.strerror}; name another file")
         parser.exit()
 
 

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
             candidates=args.candidates,
         )
         if args.json or not is_terminal(sys.stdout):
-            _print_json(hits, {} if query == args.query else {"query": query})
+            _print_json(hits, {"query": query} if args.query in (None, STANDARD) else {})
         else:
             _print_table(hits)
         return bool(hits)
@@ -99,7 +99,14 @@ def _queries(query: str | None) -> list[str] | None:
         return None
     if query != STANDARD:
         return [query]
-    lines = [] if sys.stdin is None else [line.strip() for line in sys.stdin]
+    try:
+        lines = (
+            []
+            if sys.stdin is None
+            else [line.strip() for line in sys.stdin.read().removeprefix("\ufeff").splitlines()]
+        )
+    except UnicodeDecodeError:
+        raise ValueError("Standard input is no UTF-8: convert it first, such as by iconv.") from None
     if not any(lines):
         raise ValueError("There is no query in standard input: write one a line.")
     return [line for line in lines if line]

@@ -54,7 +54,9 @@ def file_or_standard_output(output: str) -> Iterator[str]:
     with TemporaryDirectory() as folder:
         path = Path(folder, "standard-output")
         yield str(path)
-        print(path.read_text(encoding="utf-8"))
+        sys.stdout.flush()
+        sys.stdout.buffer.write(path.read_bytes() + b"\n")  # as it stands, whatever a terminal is set to
+        sys.stdout.buffer.flush()
 
 
 def refuse_both(args: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader
 
-from sentence_transformers_mirror.demo.asked import Asked, parse_filter
+from sentence_transformers_mirror.demo.asked import LONGEST, Asked, parse_filter
 from sentence_transformers_mirror.demo.chart import Chart
 from sentence_transformers_mirror.printable import printable
 from sentence_transformers_mirror.search.fusion import MODES
@@ -116,7 +116,7 @@ class Side:
             return Answer(self, error=printable(error))
         took = time.perf_counter() - start
         # A cosine has a bar of its own; BM25 has no largest value but that of the best hit.
-        best = 1.0 if asked.mode == "meaning" else max((hit.score for hit in hits), default=1.0)
+        best = 1.0 if asked.mode == "meaning" else max((hit.score for hit in hits), default=0.0) or 1.0
         telling = self.telling(asked.query)
         places = self.chart.place(hits).tolist()
         cards = [
@@ -173,7 +173,11 @@ def head(sides: list[Side]) -> str:
 def rendered(sides: list[Side], asked: Asked, examples: list[str]) -> str:
     """The answer to a question, HTML; to none, what can be asked."""
     answers = []
-    if asked.query.strip():
+    if max(len(asked.query), len(asked.where)) > LONGEST:  # every link would hold it
+        asked = replace(asked, query="", where="")
+        told = f"A query and a filter have {LONGEST:,} characters here at most: shorten yours."
+        answers = [Answer(side, error=told) for side in sides]
+    elif asked.query.strip():
         answers = [side.answer(asked) for side in sides]
         if len(answers) == 2 and not any(one.error for one in answers):
             first, second = answers

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlencode
 from sentence_transformers_mirror.search.fusion import Mode
 
 MOST = 100  # hits
+LONGEST = 2_000  # characters of a query or a filter: an address has to hold it
 _TEXT = 300  # characters of a text that is itself a query
 
 
@@ -23,6 +24,7 @@ def parse_filter(text: str) -> dict[str, Any] | None:
         return None
     try:
         where = json.loads(text)
+        json.dumps(where, ensure_ascii=False).encode()  # half a character has no place in an address
     except (ValueError, RecursionError):
         where = None
     if not isinstance(where, dict):
@@ -63,7 +65,9 @@ class Asked:
         """The query part of the address that asks this."""
         values = {"q": self.query, "k": self.top_k, "where": self.where, "mode": self.mode}
         defaults = {"q": "", "k": Asked.top_k, "where": "", "mode": Asked.mode}
-        return "?" + urlencode({key: value for key, value in values.items() if value != defaults[key]})
+        return "?" + urlencode(
+            {key: value for key, value in values.items() if value != defaults[key]}, errors="replace"
+        )
 
     @property
     def conditions(self) -> dict[str, Any]:
@@ -75,7 +79,7 @@ class Asked:
 
     def like(self, text: str) -> Asked:
         """The same, for a text."""
-        return replace(self, query=text[:_TEXT].strip())
+        return replace(self, query=text.strip()[:_TEXT])
 
     def only(self, key: str, value: Any) -> Asked:
         """The same, among the texts that have a value."""

@@ -163,7 +163,8 @@ class MirrorVectorStore(VectorStore):
         with self._changing:
             index = self._index
             if index is not None:
-                keys = list(index) if ids is None else dict.fromkeys(_key(index, item) for item in ids)
+                names = [ids] if isinstance(ids, str) else ids
+                keys = list(index) if names is None else dict.fromkeys(_key(index, item) for item in names)
                 index.remove([key for key in keys if key in index])
         return True
 
@@ -173,7 +174,7 @@ class MirrorVectorStore(VectorStore):
         index = self._index
         if index is None:
             return found
-        for item in ids:
+        for item in [ids] if isinstance(ids, str) else ids:
             try:
                 text, metadata = index[_key(index, item)]
             except KeyError:
@@ -226,20 +227,26 @@ class MirrorVectorStore(VectorStore):
             k: Documents wanted, at least 1.
             fetch_k: The nearest documents that they are chosen from; never fewer than ``k``.
             lambda_mult: The weight of nearness, 0 to 1; the rest is that of being unlike those chosen before.
-            **kwargs: As for ``similarity_search_by_vector``.
+            **kwargs: As for ``similarity_search``, but that words alone know no nearness.
         """
-        vector = self._embedding.embed_query(query)
-        return self.max_marginal_relevance_search_by_vector(vector, k, fetch_k, lambda_mult, **kwargs)
+        if kwargs.get("mode") == "words":
+            raise ValueError("A search by words knows no nearness: leave mode out, or choose 'both'.")
+        return self._unlike(query, k, fetch_k, lambda_mult, **kwargs)
 
     def max_marginal_relevance_search_by_vector(
         self, embedding: list[float], k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
     ) -> list[Document]:
-        """The same of the vector of a query."""
+        """The same of the vector of a query; ``filter`` and ``threshold`` are options."""
+        return self._unlike(np.array(embedding, np.float32), k, fetch_k, lambda_mult, **kwargs)
+
+    def _unlike(
+        self, query: str | np.ndarray, k: int, fetch_k: int, lambda_mult: float, **kwargs: Any
+    ) -> list[Document]:
         if not 0 <= lambda_mult <= 1:
             raise ValueError(f"lambda_mult is a weight from 0 to 1, not {lambda_mult}.")
         k = whole_number(k, "k", 1)
-        hits = self._hits(np.array(embedding, np.float32), max(k, fetch_k), **kwargs)
-        cosines = np.array([hit.score for hit in hits])
+        hits = self._hits(query, max(k, fetch_k), **kwargs)
+        cosines = np.array([hit.meaning for hit in hits], np.float64)
         return [_document(hits[place]) for place in marginal(cosines, vectors_of(hits), k, lambda_mult)]
 
     def _hits(

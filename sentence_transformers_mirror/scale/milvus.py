@@ -280,6 +280,7 @@ def _prepare(client: Any, name: str, shard: Shard, rows: int) -> None:
             )
         if made["fingerprint"] != shard.made["fingerprint"]:
             raise ValueError(f"The collection {name!r} was filled by another model: name another collection.")
+        rows = max(rows, int(client.get_collection_stats(name)["row_count"]))
     else:
         about = json.dumps(asdict(shard.model))
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False, description=about)

@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
+from sentence_transformers_mirror.models import chosen_device
 from sentence_transformers_mirror.scale.work import Job, Work
 
 try:
@@ -99,11 +100,14 @@ class _Pool:
     def __init__(self, packed: bytes, workers: int | None, threads: int | None) -> None:
         self._packed, self._workers = ray.put(packed), workers
         gpus = sum(node["Resources"].get("GPU", 0) for node in _nodes())
-        self._on_gpu = gpus >= 1
+        self._on_gpu = gpus >= 1 and chosen_device() in (None, "cuda")
         most = max((int(node["Resources"].get("CPU", 0)) for node in _nodes()), default=1)
         self._threads = threads or max(1, min(_THREADS, most))
         if not self._on_gpu and self._threads > most:
-            raise ValueError(f"No node of the cluster has {threads} cores: give fewer threads, {most} at most.")
+            raise ValueError(
+                f"No node of the cluster has {self._threads} cores: give fewer threads, {most} at most, or start such "
+                "nodes."
+            )
         self.actors: dict[Any, Any] = {}  # by what they do now, which is to come up or to make a shard
 
     def fill(self, wanted: int) -> None:

@@ -128,6 +128,8 @@ def _jobs(sources: list[str], out: str) -> list[Job]:
     for source in sources:
         name = PurePosixPath(Path(source).name)
         name = PurePosixPath(name.stem) if name.suffix == ".gz" else name
+        if name.name.startswith((".", "_")):
+            raise ValueError(f"{source!r} would become a shard that folders and patterns leave out: rename it.")
         target = f"{out.rstrip('/')}/{name.stem}.parquet"
         if target in made:
             raise ValueError(f"{made[target]!r} and {source!r} would both become {target!r}: rename one.")

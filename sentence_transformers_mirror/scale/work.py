@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -75,6 +76,7 @@ class Work:
             OSError, TypeError, ValueError: As for `encode_shards`.
         """
         plan, name, before = self.plan, PurePosixPath(job.target).stem, 0
+        digest = hashlib.sha256()
         with _local(job.source) as (file, size):
             texts, ids, metadata = columns(file, plan.column, plan.ids, plan.metadata)
             schema = shard_schema(self._embed(["a"]).shape[1])
@@ -87,10 +89,12 @@ class Work:
                         raise ValueError(f"{job.source!r}: {error}") from None
                     after = before + len(vectors)
                     names = window.ids or [f"{name}:{number}" for number in range(before, after)]
+                    digest.update(json.dumps([[*names], window.texts, window.metadata]).encode())
+                    digest.update(vectors.tobytes())
                     lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
                     writer.write_table(window.table([*names]).append_column(schema.field("embedding"), lists))
                     before = after
-                told = {**asdict(plan), "version": 1, "rows": before, "bytes": size}
+                told = {**asdict(plan), "version": 1, "rows": before, "bytes": size, "digest": digest.hexdigest()}
                 writer.add_key_value_metadata({KEY: json.dumps(told).encode()})
 
     def _embed(self, texts: list[str]) -> np.ndarray:

@@ -33,7 +33,7 @@ class Blob:
         name, size, self._checksum = record
         self.file = folder / name
         actual = size_of(self.file)
-        if actual != size:
+        if actual != size or not size:
             raise BrokenIndexError(f"{self.file} is damaged, it has {actual:,} bytes and not {size:,}: {CURE}.")
         # Opened now and not when it is needed: a later save may delete the name, but not what is open.
         self._bytes = (

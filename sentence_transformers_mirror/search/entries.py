@@ -278,7 +278,8 @@ def columns(
                 if metadata:
                     _json(extra)
             except (TypeError, ValueError) as error:
-                raise type(error)(f"{place.capitalize()} of {str(path)!r}: {error}") from None
+                # A cell of a file is a value, whatever is wrong with it.
+                raise ValueError(f"{place.capitalize()} of {str(path)!r}: {error}") from None
             yield found, number, extra
         if blank and skipped is None:
             logger.warning(f"{len(blank):,} rows of {str(path)!r} have no text and are left out, first {blank[0]}.")

@@ -94,7 +94,7 @@ class Manifest:
     choice: Choice
     report: Report | None
     calibration: Calibration | None
-    next_id: Annotated[int, 0, 10**4000]
+    next_id: Annotated[int, 0, 2**14_000]
     language: str | None = None
     passages: _Some | None = None
     tag: str

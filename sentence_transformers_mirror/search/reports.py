@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 Count = Annotated[int, 0, 2**63 - 1]
+_Some = Annotated[int, 1, 2**63 - 1]
 _Share = Annotated[float, 0, 1]
 
 
@@ -40,11 +41,11 @@ class Report(_Measured):
     rows: Count
     latency: float | None = None
     factory: str | None = None
-    effort: Count | None = None
-    depth: Count | None = None
+    effort: _Some | None = None
+    depth: _Some | None = None
     recall: _Share | None = None
     recall_bound: _Share | None = None
-    sample: Count | None = None
+    sample: _Some | None = None
     seconds: float = 0.0
 
 

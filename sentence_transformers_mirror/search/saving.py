@@ -82,11 +82,18 @@ class Save:
         return False
 
     def clean(self) -> None:
-        """Delete the files of a save that did not come to its commit."""
-        if not self.committed:
-            for file in self.fresh:
-                with contextlib.suppress(OSError):
-                    file.unlink()
+        """Delete the files of a save that did not come to its commit.
+
+        Where the manifest cannot be read they stay: it may be the one that names them, and the next save sweeps.
+        """
+        try:
+            if tag_of(self.folder) == self.tag:
+                return
+        except (BrokenIndexError, OSError):
+            return
+        for file in self.fresh:
+            with contextlib.suppress(OSError):
+                file.unlink()
 
     def array(self, kind: str, array: np.ndarray) -> File:
         with self.file(kind) as stream:

@@ -45,7 +45,7 @@ class Shard:
         rows: Texts in it.
         dimension: Numbers of a vector.
         made: ``fingerprint``, ``model`` and ``dimensions`` of the model, and of what the shard was made.
-        mark: A digest of the footer, which knows the sizes and extremes of all columns.
+        mark: A digest of the footer, which holds a digest of all rows.
     """
 
     file: str
@@ -84,12 +84,15 @@ def listed(files: str | Path | Iterable[str | Path]) -> list[str]:
         system, path = place(files)
         folder, _, pattern = path.rpartition("/")
         begin = str(files).removesuffix(pattern)
-        if system.get_file_info(path).type == fs.FileType.Directory:
+        kind = system.get_file_info(path).type
+        if kind == fs.FileType.Directory:
             folder, pattern, begin = path, "*", str(files).rstrip("/") + "/"
-        elif not any(sign in pattern for sign in "*?["):
+        elif kind == fs.FileType.File or not any(sign in pattern for sign in "*?["):
             return [str(files)]
         there = system.get_file_info(fs.FileSelector(folder or begin or ".", allow_not_found=True))
-        names = sorted(one.base_name for one in there if one.is_file and not one.base_name.startswith((".", "_")))
+        names = sorted(one.base_name for one in there if one.is_file)
+        if not pattern.startswith((".", "_")):  # of what is no data, by the custom of Parquet
+            names = [name for name in names if not name.startswith((".", "_"))]
         found = [begin + name for name in fnmatch.filter(names, pattern)]
     else:
         found = [str(file) for file in files]
@@ -113,7 +116,7 @@ def read_shard(file: str | Path) -> Shard:
         told, schema, rows = parquet.metadata.metadata or {}, parquet.schema_arrow, parquet.metadata.num_rows
         mark = _mark(file)
     there = dict(zip(schema.names, schema.types, strict=True))
-    if KEY not in told or not set(there) >= {*SCHEMA.names, "embedding"}:
+    if len(there) < len(schema.names) or KEY not in told or not set(there) >= {*SCHEMA.names, "embedding"}:
         raise ValueError(
             f"{str(file)!r} is no shard of vectors: it lacks what `encode_shards` writes, and its columns are "
             f"{', '.join(map(quoted, there))}; encode its texts first."
