@@ -109,13 +109,14 @@ def test_onnx_export(tmp_path, make_model):
 def test_generated_queries(tmp_path, texts, tiny):
     path = tmp_path / "texts.txt"
     path.write_text("\n".join(f"Document-number-{n:04}: {texts[n % 3]}" for n in range(256)), encoding="utf-8")
-    path.write_text("\n".join(f"{text} ({n})" for n, text in enumerate(texts)), encoding="utf-8")
     program = "import sys; print(sys.stdin.read().split()[-4:][0], 'of what?')"
     script = EXAMPLES / "generated_queries.py"
     printed = run(tmp_path, script, path, "out", "-k", "256", *tiny)
     assert printed.startswith("205 of 205 questions are kept") and "51 questions about 51 other texts" in printed
     assert "words (TF-IDF)" in printed
     assert (tmp_path / "out" / "modules.json").exists()
+    # A program starts for each text: few of them.
+    path.write_text("\n".join(f"{text} ({n})" for n, text in enumerate(texts)), encoding="utf-8")
     printed = run(tmp_path, script, path, "out2", "-k", "256", "--generate", f'{sys.executable} -c "{program}"', *tiny)
     assert "duplicate" in printed
 
