@@ -436,7 +436,7 @@ def test_keys_are_enough(address, browser):
                 return outline
         raise AssertionError(f"no key leads to {found}")
 
-    tab_to("#query input, #query textarea")
+    assert tab_to("#query input, #query textarea") == "solid"
     page.keyboard.type("open the file")
     page.keyboard.press("Enter")
     page.locator(".st-hit").first.wait_for()
