@@ -32,6 +32,7 @@ def contents(index: SearchIndex) -> dict:
     """What is in it, asked in two ways that must agree."""
     found = {item: index[item] for item in index}
     assert (index._state.positions.find([*found]) >= 0).all() and len(index) == len(found)
+    assert list(index._row_of) == list(found)
     hits = index.search(VECTORS[0], top_k=1000)
     assert {hit.id: (hit.text, hit.metadata) for hit in hits} == found
     return found

@@ -47,6 +47,13 @@ class Base:
     def _snapshot(self) -> Snapshot:
         return self._state.snapshot
 
+    @property
+    def _row_of(self) -> dict[int | str, int]:
+        """The row of each id, for who looks at an index from outside; `State.positions` finds them in less memory."""
+        state = self._state
+        ids = list(state.snapshot.ids())
+        return dict(zip(ids, state.positions.find(ids).tolist(), strict=True))
+
     def __copy__(self) -> Self:
         """An index of its own over the same rows, which never change; the model is shared."""
         state = self._state

@@ -23,6 +23,7 @@ from sentence_transformers_mirror.search.manifest import (
     Manifest,
     SegmentFiles,
     WordsFiles,
+    checksum,
     read_index,
     tag_of,
 )
@@ -31,6 +32,8 @@ from sentence_transformers_mirror.search.snapshot import Snapshot
 from sentence_transformers_mirror.search.structure import Structure, read_structure
 
 logger = logging.getLogger(__name__)
+
+_checksum = checksum  # the name by which scripts that forge a manifest know it
 
 
 @dataclass
