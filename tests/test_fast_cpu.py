@@ -134,6 +134,70 @@ def test_not_in_a_compiled_model(tiny_model):
     assert isinstance(fast_cpu.fast_on_cpu(tiny_model), nullcontext)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("mask", ["none", "bool", "added", "of one head"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_attention_is_that_of_torch_but_for_what_is_dropped(dtype, mask, autocast, monkeypatch):
+    torch.manual_seed(0)
+    inputs = [torch.randn(3, 2, 7, 8, dtype=dtype, requires_grad=True) for _ in range(3)]
+    seen = torch.ones(3, 1, 1, 7, dtype=torch.bool)
+    seen[0, ..., 5:] = False
+    masks = {
+        "none": None,
+        "bool": seen.expand(3, 1, 7, 7),
+        "added": torch.randn(3, 2, 7, 7, dtype=dtype),
+        "of one head": seen.expand(3, 2, 7, 7).clone(),
+    }
+    monkeypatch.setattr(fast_cpu, "dropout", lambda weights, p: weights)
+
+    def run(function, p):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            out = function(*inputs, masks[mask], p, scale=0.3)
+        return out, torch.autograd.grad((out * torch.arange(8)).sum(), inputs)
+
+    expected, gradients = run(F.scaled_dot_product_attention, 0.0)
+    found, same = run(fast_cpu.attention, 0.5)
+    tolerance = {"rtol": 3e-2, "atol": 3e-1} if torch.bfloat16 in (dtype, expected.dtype) else {}
+    torch.testing.assert_close(found, expected, **tolerance)
+    torch.testing.assert_close(same, gradients, **tolerance)
+
+
+def test_attention_drops_weights_at_the_rate():
+    torch.manual_seed(0)
+    uniform, value = torch.zeros(1, 4, 50, 8), torch.eye(50)[None, None].expand(1, 4, 50, 50)
+    weights = fast_cpu.attention(uniform, uniform, value, dropout_p=0.25)
+    assert (weights == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
+    assert torch.allclose(weights[weights > 0], torch.tensor(1 / 50 / 0.75))
+
+
+@pytest.mark.parametrize("options", [{"is_causal": True}, {"enable_gqa": True}, {"dropout_p": 0.0}])
+def test_attention_that_is_left_to_torch(options):
+    x, fewer = torch.randn(1, 4, 5, 8), torch.randn(1, 2 if "enable_gqa" in options else 4, 5, 8)
+    options = {"dropout_p": 0.3, **options}
+    torch.manual_seed(1)
+    expected = F.scaled_dot_product_attention(x, fewer, fewer, **options)
+    torch.manual_seed(1)
+    assert torch.equal(fast_cpu.attention(x, fewer, fewer, **options), expected)
+
+
+def test_a_row_that_sees_nothing_stays_finite():
+    x = torch.randn(1, 1, 3, 4, requires_grad=True)
+    mask = torch.tensor([[True, True, False], [False] * 3, [True] * 3])
+    out = fast_cpu.attention(x, x, x, mask, 0.5)
+    out.sum().backward()
+    assert out.isfinite().all() and x.grad.isfinite().all()
+
+
+def test_attention_in_training_is_ours(tiny_model, texts, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        fast_cpu, "attention", lambda *a, **k: calls.append(k) or F.scaled_dot_product_attention(*a, **k)
+    )
+    tiny_model.train()
+    MirrorLoss(tiny_model)([tiny_model.preprocess(texts)])
+    assert calls and calls[0]["dropout_p"] == 0.1
+
+
 def test_the_seed_decides():
     x = torch.ones(50, 50)
     drawn = []
@@ -145,7 +209,7 @@ def test_the_seed_decides():
 
 def test_it_is_used_in_training_alone(tiny_model, texts, monkeypatch):
     calls = []
-    monkeypatch.setattr(fast_cpu, "dropout", lambda x, p, training, inplace: calls.append(p) or F.dropout(x, p))
+    monkeypatch.setattr(fast_cpu, "dropout", lambda x, p, *_, **__: calls.append(p) or F.dropout(x, p))
     features = tiny_model.preprocess(texts)
     for loss in (MirrorLoss(tiny_model), CachedMirrorLoss(tiny_model, mini_batch_size=4)):
         tiny_model.train()
