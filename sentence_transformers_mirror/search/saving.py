@@ -140,9 +140,12 @@ class Save:
         if kept is None or kept.reader != reader or not unharmed(self.folder, (part.file for part in kept.parts)):
             # Not kept, if they are not there yet: texts need not fit memory, and so need their words not.
             made = segment.postings or words.postings(segment.passages(), language)
-            parts = (PostingsFile(len(part), self.table("words", part.table)) for part in made)
-            record = replace(record, words=WordsFiles(reader, tuple(parts)))
+            # `map` holds no part while the next is made.
+            record = replace(record, words=WordsFiles(reader, tuple(map(self._words, made))))
         return record
+
+    def _words(self, part: words.Postings) -> PostingsFile:
+        return PostingsFile(len(part), self.table("words", part.table))
 
     def removed(self, snapshot: Snapshot) -> RemovedFile | None:
         """Write which rows were removed, if any."""

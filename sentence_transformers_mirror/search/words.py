@@ -77,21 +77,23 @@ def terms(texts: pa.Array | pa.ChunkedArray, language: str | None) -> tuple[np.n
         language: One of `languages`, or None.
 
     Returns:
-        For each word in the order of the texts the number of its text and of its term, int64; and the terms, sorted.
+        For each word in the order of the texts the number of its text and of its term, int32; and the terms, sorted.
     """
+    if isinstance(texts, pa.ChunkedArray):
+        texts = pa.concat_arrays([pa.array([], texts.type), *texts.chunks])
     texts = pc.replace_substring_regex(texts, pattern=_SIGN.pattern, replacement=r" \1 ")
     split = pc.utf8_split_whitespace(pc.replace_substring_regex(texts, pattern=_GAPS, replacement=" "))
-    if isinstance(split, pa.ChunkedArray):
-        split = split.combine_chunks() if split.num_chunks != 1 else split.chunk(0)
+    rows = pc.list_parent_indices(split).to_numpy(zero_copy_only=False).astype(np.int32)
     found = pc.list_flatten(split).dictionary_encode()
+    del texts, split  # words take many times the memory of their text
     stem = _stemmer(language)
     spelled = [stem(unicodedata.normalize("NFKC", word).casefold()) for word in found.dictionary.to_pylist()]
     distinct = sorted(set(spelled) - {""})  # what is left where a text begins or ends with a gap
     numbers = {term: number for number, term in enumerate(distinct)}
-    codes = np.array([numbers.get(word, -1) for word in spelled], np.int64)
+    codes = np.array([numbers.get(word, -1) for word in spelled], np.int32)
     codes = codes[found.indices.to_numpy(zero_copy_only=False)]
-    rows = pc.list_parent_indices(split).to_numpy(zero_copy_only=False)
-    return rows[codes >= 0], codes[codes >= 0], distinct
+    known = codes >= 0
+    return (rows, codes, distinct) if known.all() else (rows[known], codes[known], distinct)
 
 
 def terms_of(text: str, language: str | None) -> list[str]:
@@ -222,7 +224,15 @@ def _parts(texts: pa.ChunkedArray) -> Iterator[pa.ChunkedArray]:
 def _postings(texts: pa.ChunkedArray, language: str | None) -> Postings:
     size = len(texts)
     rows, codes, distinct = terms(texts, language)
-    pairs, counts = np.unique(codes * size + rows, return_counts=True)
+    pa.default_memory_pool().release_unused()  # Arrow keeps what NumPy needs now
+    keys = codes.astype(np.int64)
+    keys *= size
+    keys += rows
+    del rows, codes
+    keys.sort()
+    first = np.flatnonzero(np.append(True, keys[1:] != keys[:-1])[: len(keys)])
+    pairs, counts = keys[first], np.diff(first, append=len(keys))
+    del keys, first
     starts = np.searchsorted(pairs, np.arange(len(distinct) + 1) * size)
     kind = np.min_scalar_type(counts.max(initial=1))
     lists = (
