@@ -6,7 +6,8 @@ python -m benchmarks.scale [--texts N] [--rows N ...] [--parts PART ...]
   from the first shards to the last, so that the start of a worker, which is told too, is not in it.
 - ``ray``: the time from shard to shard of files of one text, in this process and through an actor; the rest is Ray's.
 - ``memory``: what is not mapped while `SearchIndex.from_shards` streams so many rows of 16 numbers from disk to disk,
-  and at the first look-up by id; sampled every 10 ms in a process of its own.
+  and at the first look-up by id; sampled every 10 ms in a process of its own. Beside it what FAISS takes by itself
+  to train the same structure on as many rows and to add all of them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,6 +34,7 @@ from benchmarks.common import RESULTS, alone, earlier, keep, parser, read
 from benchmarks.markdown import source, table
 from benchmarks.scaling import sentences
 from sentence_transformers_mirror import SearchIndex, embedded_model_path, encode_shards
+from sentence_transformers_mirror.search.faiss_runtime import load_faiss
 from sentence_transformers_mirror.search.shards import KEY, shard_schema
 
 PARTS = ["workers", "ray", "memory"]
@@ -94,13 +98,11 @@ def own_memory() -> int:
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith("RssAnon")))
 
 
-def memory(folder: str, kind: str) -> dict[str, float]:
-    """Stream shards into an index; in a process of its own."""
-    from sentence_transformers_mirror.search.faiss_runtime import load_faiss
-
-    load_faiss()
-    peak, done = own_memory(), threading.Event()
-    before = peak
+@contextmanager
+def watched() -> Iterator[Callable[[], int]]:
+    """The largest growth of `own_memory` so far, sampled every 10 ms."""
+    before = peak = own_memory()
+    done = threading.Event()
 
     def watch() -> None:
         nonlocal peak
@@ -109,20 +111,42 @@ def memory(folder: str, kind: str) -> dict[str, float]:
 
     thread = threading.Thread(target=watch)
     thread.start()
-    start = time.perf_counter()
-    index = SearchIndex.from_shards(folder, path=f"{folder}-{kind}", kind=kind)
-    seconds = time.perf_counter() - start
-    assert random.Random(0).randrange(len(index)) in index
-    done.set()
-    thread.join()
-    structure = Path(f"{folder}-{kind}").glob("faiss-*")
+    try:
+        yield lambda: peak - before
+    finally:
+        done.set()
+        thread.join()
+
+
+def memory(folder: str, kind: str) -> dict[str, object]:
+    """Stream shards into an index; in a process of its own."""
+    load_faiss()
+    with watched() as peak:
+        start = time.perf_counter()
+        index = SearchIndex.from_shards(folder, path=f"{folder}-{kind}", kind=kind)
+        seconds = time.perf_counter() - start
+        assert random.Random(0).randrange(len(index)) in index
     return {
         "kind": kind,
         "rows": len(index),
         "seconds": seconds,
-        "peak, bytes": peak - before,
-        "structure, bytes": sum(file.stat().st_size for file in structure),
+        "peak, bytes": peak(),
+        "factory": index.facts()["structure"].get("factory"),
     }
+
+
+def faiss_alone(folder: str, factory: str | None) -> int:
+    """Bytes that FAISS takes to make the structure over the vectors of an index; in a process of its own."""
+    if factory is None:
+        return 0
+    faiss = load_faiss()
+    vectors = np.load(next(Path(folder).glob("vectors-*.npy")), mmap_mode="r")
+    with watched() as peak:
+        index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+        index.train(np.ascontiguousarray(vectors[:: len(vectors) // (40 * faiss.extract_index_ivf(index).nlist)]))
+        for start in range(0, len(vectors), 65_536):
+            index.add(vectors[start : start + 65_536])
+    return peak()
 
 
 def measure(texts: int, rows: list[int], kinds: list[str], result: dict, parts: list[str]) -> dict:
@@ -139,7 +163,9 @@ def measure(texts: int, rows: list[int], kinds: list[str], result: dict, parts: 
             with tempfile.TemporaryDirectory() as folder:
                 Path(folder, "shards").mkdir()
                 write_shards(Path(folder, "shards"), count)
-                result["memory"].append(alone(memory, f"{folder}/shards", kind))
+                found = alone(memory, f"{folder}/shards", kind)
+                found["FAISS alone, bytes"] = alone(faiss_alone, f"{folder}/shards-{kind}", found["factory"])
+                result["memory"].append(found)
                 print(result["memory"][-1], flush=True)
     gpu = RESULTS / "gpu.json"
     result["GPU, texts/s"] = read(gpu)["result"]["embedding"]["result"]["ours"] if gpu.exists() else None
@@ -154,7 +180,7 @@ def slopes(points: list[dict]) -> list[dict[str, object]]:
         if len(of_kind) > 1:
             first, last = of_kind[-2:]
             rows = last["rows"] - first["rows"]
-            slope = {key: (last[key] - first[key]) / rows for key in ("peak, bytes", "structure, bytes")}
+            slope = {key: (last[key] - first[key]) / rows for key in ("peak, bytes", "FAISS alone, bytes")}
             found.append(
                 {
                     "kind": kind,
@@ -207,7 +233,7 @@ def section(kept: dict) -> str:
             "rows": f"{point['rows']:,}",
             "seconds": f"{point['seconds']:.1f}",
             "peak, MB": f"{point['peak, bytes'] / 1e6:,.0f}",
-            "structure in its file, MB": f"{point['structure, bytes'] / 1e6:,.0f}",
+            "FAISS alone, MB": f"{point['structure, bytes'] / 1e6:,.0f}",
         }
         for point in result["memory"]
     ]

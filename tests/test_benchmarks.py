@@ -105,8 +105,12 @@ def test_scale(tmp_path, monkeypatch):
     for rows in (3_000, 6_000):
         (tmp_path / str(rows)).mkdir()
         scale.write_shards(tmp_path / str(rows), rows, 2_000)
-        points += [scale.memory(str(tmp_path / str(rows)), kind) for kind in scale.KINDS]
-    assert [point["structure, bytes"] > 0 for point in points] == [False, True, False, True]
+        for kind in scale.KINDS:
+            point = scale.memory(str(tmp_path / str(rows)), kind)
+            alone = scale.faiss_alone(f"{tmp_path / str(rows)}-{kind}", point["factory"])
+            points.append({**point, "FAISS alone, bytes": alone})
+    assert [point["FAISS alone, bytes"] > 0 for point in points][::2] == [False, False]
+    assert [point["factory"] for point in points] == [None, "IVF66,SQ8", None, "IVF143,SQ8"]
     result = {
         "workers": [rate],
         "memory": points,
