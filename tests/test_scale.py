@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from sentence_transformers_mirror import SearchIndex, embedded_model_path, encode_shards
+from sentence_transformers_mirror import MilvusSearch, SearchIndex, embedded_model_path, encode_shards, export
 from sentence_transformers_mirror.scale import shards as making
 from sentence_transformers_mirror.scale import work
 from sentence_transformers_mirror.search import entries, positions, segments, shards, words
@@ -469,6 +469,15 @@ def test_arguments_are_refused(tiny_model, corpus, tmp_path):
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "blank" / "a.parquet")
     call("replaced by its own shard", files=tmp_path / "blank", out=tmp_path / "blank")
     assert not (tmp_path / "out").exists() or not os.listdir(tmp_path / "out")
+
+
+@pytest.mark.parametrize("call", [export, MilvusSearch])
+def test_without_pymilvus_it_is_said_what_to_install(tiny_model, corpus, tmp_path, monkeypatch, call):
+    made = encode_shards(tiny_model, corpus, tmp_path / "out", **OPTIONS)
+    monkeypatch.setitem(sys.modules, "pymilvus", None)
+    uri = "milvus://localhost:19530/texts"
+    with pytest.raises(ImportError, match=r"pip install 'sentence-transformers-mirror\[milvus\]'"):
+        call(made, uri) if call is export else call(uri, tiny_model)
 
 
 def test_without_ray_it_is_said_what_to_install(tiny_model, corpus, tmp_path, monkeypatch):

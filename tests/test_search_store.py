@@ -245,6 +245,18 @@ def test_a_damaged_or_missing_structure_is_made_again(tmp_path, caplog):
     SearchIndex.verify(tmp_path)
 
 
+def test_verify_finds_an_id_that_is_there_twice(tmp_path, monkeypatch):
+    """Which no call of the package writes."""
+    monkeypatch.setattr("sentence_transformers_mirror.search.rows.check_new", lambda ids, seen: None)
+    vectors = np.eye(4, dtype=np.float32)
+    SearchIndex.from_vectors(vectors, list("abcd"), ids=["x", 3, -1, -2]).save(tmp_path / "different")
+    assert hash(-1) == hash(-2)
+    assert SearchIndex.verify(tmp_path / "different")["texts"] == 4
+    SearchIndex.from_vectors(vectors, list("abcd"), ids=["x", 3, "y", 3]).save(tmp_path / "twice")
+    with pytest.raises(BrokenIndexError, match="has an id twice: build the index again"):
+        SearchIndex.verify(tmp_path / "twice")
+
+
 def test_open_verifies_what_it_uses(tmp_path):
     index = small()
     index.save(tmp_path)

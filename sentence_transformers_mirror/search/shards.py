@@ -16,12 +16,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from pyarrow import fs
 
 from sentence_transformers_mirror.errors import BrokenIndexError
 from sentence_transformers_mirror.printable import quoted
+from sentence_transformers_mirror.search.positions import shared_hashes
 from sentence_transformers_mirror.search.rows import WINDOW, Rows
 from sentence_transformers_mirror.search.segments import SCHEMA, parsed_ids, parsed_metadata
 from sentence_transformers_mirror.search.state import Identity
@@ -202,14 +202,9 @@ def all_rows(shards: list[Shard], show_progress: bool | None) -> Rows:
 
 
 def _check_ids(shards: list[Shard]) -> None:
-    """Refuse an id that is there twice, with 9 bytes a row."""
-    hashes, filled = np.empty(sum(shard.rows for shard in shards), np.int64), 0
-    for shard in shards:
-        for ids in _ids(shard):
-            hashes[filled : filled + len(ids)] = [hash(item) for item in ids]
-            filled += len(ids)
-    hashes.sort()
-    suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    """Refuse an id that is there twice."""
+    ids = (item for shard in shards for some in _ids(shard) for item in some)
+    suspects = shared_hashes(ids, sum(shard.rows for shard in shards))
     if not suspects:
         return
     seen: dict[int | str, Shard] = {}
