@@ -7,6 +7,7 @@ import functools
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -243,6 +244,18 @@ def test_a_damaged_or_missing_structure_is_made_again(tmp_path, caplog):
             caplog.clear()
     loaded.save(tmp_path)
     SearchIndex.verify(tmp_path)
+
+
+def test_an_open_index_is_saved_though_the_folder_of_another_save_is_gone(tmp_path):
+    small().save(tmp_path / "first")
+    index = SearchIndex.open(tmp_path / "first")
+    before = contents(index)
+    index.save(tmp_path / "second")
+    shutil.rmtree(tmp_path / "second")
+    for name in ("first", "second", "third"):
+        index.save(tmp_path / name)
+        SearchIndex.verify(tmp_path / name)
+        assert contents(SearchIndex.load(tmp_path / name)) == before
 
 
 def test_verify_finds_an_id_that_is_there_twice(tmp_path, monkeypatch):

@@ -123,11 +123,11 @@ class Save:
 
     def segment(self, segment: Segment, language: str | None) -> SegmentFiles:
         """Write a segment and its words, if they are not here yet."""
-        record = segment.files[1] if segment.files is not None and segment.files[0] == self.home else None
+        record = segment.files.get(self.home)
         # What was damaged is written again.
         if record is None or not unharmed(self.folder, (record.vectors, record.entries)):
-            if segment.mapped and segment.files is not None:
-                folder, mapped = segment.files
+            if segment.source is not None:
+                folder, mapped = segment.source
                 if not unharmed(folder, (mapped.vectors, mapped.entries)):
                     raise BrokenIndexError(
                         f"Files of the index in {folder} were damaged or deleted since it was opened: restore the "
@@ -168,7 +168,7 @@ class Save:
 
     def note(self, segment: Segment, record: SegmentFiles) -> None:
         """Let a segment know where it lies now, and read the words that were just written from there."""
-        segment.files = self.home, record
+        segment.files[self.home] = record
         if segment.read_words is None and segment.postings is None and record.words is not None:
             with contextlib.suppress(BrokenIndexError, OSError):  # only a cache, and the index is saved
                 segment.read_words, _ = words_reader(self.folder, record.words, mapped=True)

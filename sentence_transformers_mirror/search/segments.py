@@ -36,7 +36,7 @@ class Segment:
         vectors: Unit vectors, shape (rows, dimension), float32, C-contiguous.
         entries: A table of `SCHEMA` or `CUT` with a row per vector; or a function that gives it when it is first
             needed.
-        files: The folder and the files that hold this segment, if it lies on disk.
+        source: The folder and the files that this segment was read from, if any.
         mapped: Whether these files are all there is of it.
     """
 
@@ -44,12 +44,12 @@ class Segment:
         self,
         vectors: np.ndarray,
         entries: pa.Table | Callable[[], pa.Table],
-        files: tuple[str, SegmentFiles] | None = None,
+        source: tuple[str, SegmentFiles] | None = None,
         mapped: bool = False,
     ) -> None:
         self.vectors = vectors
-        self.mapped = mapped
-        self.files = files
+        self.source = source if mapped else None
+        self.files = dict([source] if source else [])  # the files of each folder that holds it
         self.columns: dict[str, Any] = {}  # of metadata, kept by filters.py
         self.read_words: Callable[[], tuple[Postings, ...]] | None = None  # where they lie on disk
         self.postings: tuple[Postings, ...] | None = None  # the words, once they are in memory
@@ -79,8 +79,7 @@ class Segment:
                     f"{printable(error)} The words of the index are read again. Save the index to keep them."
                 )
                 self.read_words = None
-                if self.files is not None:
-                    self.files = self.files[0], replace(self.files[1], words=None)
+                self.files = {home: replace(record, words=None) for home, record in self.files.items()}
         if self.postings is None:
             self.postings = tuple(words.postings(self.passages(), language))
         return self.postings

@@ -115,7 +115,7 @@ def _read(folder: Path, index: dict[str, Any], mapped: bool, with_faiss: bool) -
                 read_words, files = words_reader(folder, record.words, mapped)
             except (BrokenIndexError, FileNotFoundError):
                 lost += [folder / part.file.name for part in record.words.parts]
-                segment.files = home, replace(record, words=None)
+                segment.files[home] = replace(record, words=None)
             else:
                 blobs += files
                 readers.append(read_words)
