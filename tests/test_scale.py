@@ -17,6 +17,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from sentence_transformers_mirror import MilvusSearch, SearchIndex, embedded_model_path, encode_shards, export
+from sentence_transformers_mirror.errors import BrokenIndexError
 from sentence_transformers_mirror.scale import shards as making
 from sentence_transformers_mirror.scale import work
 from sentence_transformers_mirror.search import entries, positions, segments, shards, words
@@ -127,13 +128,13 @@ def test_what_is_there_is_left_alone(tiny_model, corpus, tmp_path):
     made = encode_shards(tiny_model, corpus, tmp_path / "out", **OPTIONS)
     before = [os.stat(file).st_mtime_ns for file in made]
     Path(made[2]).unlink()
-    (tmp_path / "out" / "part-2.parquet.0badf00d.partial").write_bytes(b"half")
-    (tmp_path / "out" / "of-another-run.parquet.0badf00d.partial").write_bytes(b"half")
+    (tmp_path / "out" / ".part-2.parquet.0badf00d.partial").write_bytes(b"half")
+    (tmp_path / "out" / ".of-another-run.parquet.0badf00d.partial").write_bytes(b"half")
     assert encode_shards(tiny_model, corpus, tmp_path / "out", **OPTIONS) == made
     after = [os.stat(file).st_mtime_ns for file in made]
     assert [one == other for one, other in zip(before, after, strict=True)] == [True, True, False, True]
     assert [file for file in os.listdir(tmp_path / "out") if "partial" in file] == [
-        "of-another-run.parquet.0badf00d.partial"
+        ".of-another-run.parquet.0badf00d.partial"
     ]
 
 
@@ -163,8 +164,8 @@ def test_a_killed_run_goes_on_where_it_was(corpus, whole, tmp_path):
     out = tmp_path / "out"
     command = [sys.executable, str(tmp_path / "driver.py"), embedded_model_path(), str(corpus), str(out), "3"]
     assert subprocess.run(command, stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
-    first, second, half = sorted(out.iterdir())
-    assert half.name.startswith("part-2.parquet.") and half.name.endswith(".partial")
+    half, first, second = sorted(out.iterdir())
+    assert half.name.startswith(".part-2.parquet.") and half.name.endswith(".partial")
     before = first.stat().st_mtime_ns, second.stat().st_mtime_ns
     model = SentenceTransformer(embedded_model_path())
     made = encode_shards(model, corpus, out, **OPTIONS)
@@ -478,6 +479,54 @@ def test_without_pymilvus_it_is_said_what_to_install(tiny_model, corpus, tmp_pat
     uri = "milvus://localhost:19530/texts"
     with pytest.raises(ImportError, match=r"pip install 'sentence-transformers-mirror\[milvus\]'"):
         call(made, uri) if call is export else call(uri, tiny_model)
+
+
+def test_a_draft_is_no_shard_and_may_be_swept_by_another_run(tiny_model, corpus, tmp_path, monkeypatch):
+    out, replace = tmp_path / "out", os.replace
+
+    def swept(draft, target):
+        assert Path(draft).parent == out and shards.listed(out) == [str(out / "part-0.parquet")]
+        Path(draft).unlink()
+        replace(draft, target)
+
+    encode_shards(tiny_model, corpus / "part-0.csv", out, **OPTIONS)
+    monkeypatch.setattr("os.replace", swept)
+    refused(
+        lambda: encode_shards(tiny_model, corpus, out, **OPTIONS),
+        "another run that makes the same shard swept it away: start it again",
+        OSError,
+    )
+    monkeypatch.undo()
+    assert len(encode_shards(tiny_model, corpus, out, **OPTIONS)) == 4
+
+
+@pytest.mark.parametrize(("name", "value"), [("fingerprint", 3), ("model", ["a"]), ("dimensions", "8")])
+def test_a_footer_of_another_kind_is_refused(tiny_model, corpus, tmp_path, name, value):
+    (file,) = encode_shards(tiny_model, corpus / "part-0.csv", tmp_path / "out", **OPTIONS)
+    table = pq.read_table(file)
+    told = {**json.loads(pq.read_metadata(file).metadata[shards.KEY]), name: value}
+    pq.write_table(table.replace_schema_metadata({shards.KEY: json.dumps(told)}), file)
+    refused(lambda: SearchIndex.from_shards(file), "has columns or a footer of another kind than a shard: delete it")
+
+
+@pytest.mark.parametrize(
+    ("read", "cells"),
+    [
+        (segments.parsed_ids, ['"a', 'b",1']),
+        (segments.parsed_ids, ["1,2", ""]),
+        (segments.parsed_metadata, ['{"a":[{}', '{}],"b":{}}', "{},{}"]),
+        (segments.parsed_metadata, ['{"a":[{}', '{}],"b":{}},0,{}']),
+        (segments.parsed_metadata, ["", "{}"]),
+    ],
+)
+def test_no_cell_goes_on_in_the_next(read, cells):
+    with pytest.raises(BrokenIndexError, match="Ids or metadata of the index are not valid"):
+        read(pa.array(cells))
+
+
+def test_cells_are_read():
+    assert segments.parsed_ids(pa.array(['"a,b"', "1", '"\\n"', "-3"])) == ["a,b", 1, "\n", -3]
+    assert segments.parsed_metadata(pa.array(['{"a": [1, {}]}', None, "{}"])) == [{"a": [1, {}]}, {}, {}]
 
 
 def test_without_ray_it_is_said_what_to_install(tiny_model, corpus, tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ from sentence_transformers_mirror.search.vectors import unit
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-_DRAFT = ".partial"  # ends the name of what is not whole yet
+_DRAFT = ".partial"  # ends the name of what is not whole yet, which begins with a dot, so that folders leave it out
 
 
 class Job(NamedTuple):
@@ -131,8 +131,8 @@ def sweep(jobs: list[Job]) -> None:
         if isinstance(system, fs.LocalFileSystem):
             mine.setdefault(os.path.dirname(path), set()).add(os.path.basename(path))
     for folder, names in mine.items():
-        for file in Path(folder).glob(f"*{_DRAFT}"):
-            if file.name[: -len(_DRAFT)].rpartition(".")[0] in names:
+        for file in Path(folder).glob(f".*{_DRAFT}"):
+            if file.name[1 : -len(_DRAFT)].rpartition(".")[0] in names:
                 file.unlink(missing_ok=True)
 
 
@@ -162,7 +162,7 @@ def _written(target: str) -> Iterator[BinaryIO]:
             with system.open_output_stream(path) as stream:
                 shutil.copyfileobj(kept, stream, 1 << 20)
         return
-    draft = Path(f"{path}.{secrets.token_hex(4)}{_DRAFT}")
+    draft = Path(path).with_name(f".{PurePosixPath(path).name}.{secrets.token_hex(4)}{_DRAFT}")
     try:
         with draft.open("xb") as file:
             yield file
@@ -170,6 +170,11 @@ def _written(target: str) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(draft, path)
     except OSError as error:
+        if not draft.exists():
+            raise OSError(
+                f"{target!r} was not written, another run that makes the same shard swept it away: start it again, "
+                "and give each run other files."
+            ) from error
         raise OSError(
             f"{target!r} could not be written, other shards are whole: {error.strerror or error}."
         ) from error

@@ -15,7 +15,7 @@ from sentence_transformers_mirror.printable import quoted
 from sentence_transformers_mirror.search.faiss_runtime import first_line, load_faiss, trained_on_few
 from sentence_transformers_mirror.search.reports import Report
 from sentence_transformers_mirror.search.scan import MARGIN, exact, rescored, scan
-from sentence_transformers_mirror.search.structure import RECALL_AT, Structure, limit_of, order_without
+from sentence_transformers_mirror.search.structure import RECALL_AT, Structure, limit_of, rows_without
 from sentence_transformers_mirror.search.vectors import Vectors
 
 logger = logging.getLogger(__name__)
@@ -84,11 +84,12 @@ def _built(
     empty: Any, factory: str, vectors: Vectors, alive: np.ndarray | None, target: float, report: Report
 ) -> tuple[Structure, Report]:
     held_out = _held_out(len(vectors), alive)
-    order = order_without(len(vectors), held_out)
+    rows = rows_without(len(vectors), held_out)
+    order = rows[:-1]
     _fill(empty, factory, vectors, order[: -len(held_out)])
     # Rescoring repairs what quantising breaks, if it is given enough candidates.
     depth = {"hnsw": 1, "ivf-flat": 1, "ivf-sq8": 2}.get(report.kind, 10)
-    untuned = Structure(empty, order, 1, limit_of(empty), depth)
+    untuned = Structure(empty, rows, 1, limit_of(empty), depth)
     try:
         structure, mean, bound = _tuned(untuned, vectors, target, alive)
     except RuntimeError as error:  # it cannot be asked as others can

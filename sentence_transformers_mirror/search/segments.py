@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -142,7 +143,8 @@ def parsed_ids(cells: pa.Array | pa.ChunkedArray) -> list[int | str]:
     Raises:
         BrokenIndexError: If one is neither an int nor a string.
     """
-    found = _parsed("[" + ",".join(cells.to_pylist()) + "]", list)
+    # A string that began in one cell and ended in the next would hold a line break, which JSON forbids.
+    found = _parsed("[" + ",\n".join(cells.to_pylist()) + "]", list)
     if len(found) != len(cells) or not all(type(item) in (int, str) for item in found):
         raise _broken()
     return found
@@ -154,10 +156,13 @@ def parsed_metadata(cells: pa.Array | pa.ChunkedArray) -> list[dict[str, Any]]:
     Raises:
         BrokenIndexError: If one is no dictionary.
     """
-    found = _parsed("[" + ",".join("{}" if cell is None else cell for cell in cells.to_pylist()) + "]", list)
-    if len(found) != len(cells) or not all(type(one) is dict for one in found):
+    mark = secrets.randbits(60)  # after each cell, which no cell can know: none goes on in the next
+    found = _parsed(
+        "[" + "".join(f"{'{}' if cell is None else cell},{mark}," for cell in cells.to_pylist()) + "0]", list
+    )[:-1]
+    if found[1::2] != [mark] * len(cells) or not all(type(one) is dict for one in found[::2]):
         raise _broken()
-    return found
+    return found[::2]
 
 
 def _parsed(text: str, kind: type | tuple[type, ...]) -> Any:

@@ -126,7 +126,8 @@ def read_shard(file: str | Path) -> Shard:
         made = json.loads(told[KEY])
         fits = all(pa.types.is_large_string(there[name]) for name in SCHEMA.names)
         fits = fits and pa.types.is_fixed_size_list(vectors) and vectors.value_type == pa.float32()
-        if not fits or not isinstance(made, dict) or not isinstance(made.get("fingerprint"), str):
+        kinds = {"fingerprint": str, "model": str | None, "dimensions": int | None}
+        if not fits or not isinstance(made, dict) or not all(isinstance(made.get(k), kinds[k]) for k in kinds):
             raise ValueError
     except (ValueError, RecursionError):
         raise ValueError(f"{str(file)!r} has columns or a footer of another kind than a shard: {_REMAKE}.") from None

@@ -20,15 +20,16 @@ class Structure:
 
     Args:
         index: An index of FAISS, by inner product.
-        order: The row of each number in it, int32 or int64, a permutation of the first rows: those that recall was
-            measured on were added last, so that it was measured without them.
+        rows: The row of each number in it, int32 or int64, a permutation of the first rows: those that recall was
+            measured on were added last, so that it was measured without them. At the end stands -1, which is "none"
+            in FAISS and stays it.
         effort: ``nprobe`` of an inverted file, ``efSearch`` of a graph; anything else ignores it.
         limit: Largest effort that makes a difference.
         depth: Candidates per wanted hit, which are rescored from the vectors.
     """
 
     index: Any
-    order: np.ndarray
+    rows: np.ndarray
     effort: int
     limit: int
     depth: int
@@ -43,7 +44,7 @@ class Structure:
         # Never fewer than recall was measured with: the width of a graph search is at least the number of hits.
         count = min(max(count, RECALL_AT) * self.depth, len(self.order))
         scores, numbers = self.index.search(queries, count, params=parameters)
-        return scores, self._rows[numbers].astype(np.int64)
+        return scores, self.rows[numbers].astype(np.int64)
 
     @cached_property
     def whole(self) -> bool:
@@ -55,8 +56,9 @@ class Structure:
         return isinstance(index, (faiss.IndexIVFFlat, faiss.IndexFlat))
 
     @cached_property
-    def _rows(self) -> np.ndarray:
-        return np.append(self.order, self.order.dtype.type(-1))  # so that "none", which is -1 in FAISS, stays -1
+    def order(self) -> np.ndarray:
+        """The row of each number in it."""
+        return self.rows[:-1]
 
     @cached_property
     def _usual(self) -> Any:
@@ -83,7 +85,7 @@ def read_structure(
         raise ValueError(f"FAISS cannot read its structure: {first_line(error)}") from error
     if (index.ntotal, index.d, index.metric_type) != (covered, dimension, faiss.METRIC_INNER_PRODUCT):
         raise ValueError("The FAISS structure is one of other vectors.")
-    return Structure(index, order_without(covered, np.array(held_out, np.int64)), effort, limit_of(index), depth)
+    return Structure(index, rows_without(covered, np.array(held_out, np.int64)), effort, limit_of(index), depth)
 
 
 class _Stream:
@@ -98,12 +100,12 @@ class _Stream:
         return taken
 
 
-def order_without(rows: int, held_out: np.ndarray) -> np.ndarray:
-    """All rows but some, and then these; in 4 bytes a row while they suffice, and 9 while it is made."""
-    order = np.arange(rows, dtype=np.int32 if rows < 2**31 else np.int64)
-    kept = np.delete(order, held_out)
-    order[: len(kept)], order[len(kept) :] = kept, held_out
-    return order
+def rows_without(rows: int, held_out: np.ndarray) -> np.ndarray:
+    """All rows but some, then these, and -1; in 4 bytes a row while they suffice, and 9 while it is made."""
+    found = np.arange(rows + 1, dtype=np.int32 if rows < 2**31 else np.int64)
+    kept = np.delete(found[:-1], held_out)
+    found[: len(kept)], found[len(kept) : -1], found[-1] = kept, held_out, -1
+    return found
 
 
 def limit_of(index: Any) -> int:
