@@ -422,6 +422,26 @@ def test_search_filter_and_neighbours_in_a_browser(address, browser):
     watched.check(address)
 
 
+def test_back_leads_out_of_a_link_with_needless_parts(address, browser):
+    watched = Watched(browser)
+    page = watched.page
+    page.goto(address)
+    page.get_by_text("try one of these").wait_for()
+    page.goto(f"{address}?q=open+the+file&where=&k=05")
+    hits = "document.querySelectorAll('.st-hit').length"
+    page.wait_for_function(f"{hits} === 5")
+    page.get_by_label("Query").fill("write the list")
+    page.click("#search")
+    page.wait_for_function("location.search.includes('write')")
+    page.go_back()
+    page.wait_for_function(f"location.search.includes('open') && {hits} === 5")
+    page.wait_for_timeout(300)  # for what the page itself would add
+    page.go_back()
+    page.get_by_text("try one of these").wait_for()
+    assert urlsplit(page.url).query == ""
+    watched.check(address)
+
+
 def test_keys_are_enough(address, browser):
     watched = Watched(browser)
     page = watched.page

@@ -2,6 +2,7 @@
 // says what is shown, and what the pointer is at is named. `element` and `trigger` are given by gradio.
 const ours = ["q", "k", "where", "mode"];
 let asked = null;
+let arrived = location.search !== "";  // what is shown next was asked by the address, which then is no step back
 
 const go = (to) => { asked = to; trigger("click", { to }); };
 const answer = () => element.querySelector("[data-link]");
@@ -22,14 +23,15 @@ const same = (link) => ours.every(
 const shown = () => {
   const link = answer()?.dataset.link;
   if (link === undefined) return;
-  if (!same(link)) history.pushState(null, "", addressOf(link));
+  if (!same(link)) history[arrived ? "replaceState" : "pushState"](null, "", addressOf(link));
+  arrived = false;
   if (asked === null) return;
   asked = null;  // whoever followed a link reads on at the top
   window.scrollTo({ top: 0 });
   element.querySelector("[tabindex='-1']")?.focus({ preventScroll: true });
 };
 new MutationObserver(shown).observe(element, { attributes: true, childList: true, subtree: true });
-window.addEventListener("popstate", () => go(location.search));
+window.addEventListener("popstate", () => { arrived = true; go(location.search); });
 
 element.addEventListener("click", (event) => {
   const point = event.target.closest(".st-point");
