@@ -31,9 +31,11 @@ from benchmarks import (
     search_step,
     search_tuning,
     step_profile,
+    structures,
     sts,
     tuning_speed,
     verdict,
+    whitening,
 )  # fmt: skip
 from benchmarks.common import RESULTS, read
 from benchmarks.paper import shared as paper
@@ -53,6 +55,7 @@ SECTIONS = [
     (sts.section, "sts"),
     (search_tuning.section, "search_tuning"),
     (added_changes.section, "added_changes"),
+    (whitening.section, "whitening"),
     (quickstart.section, "quickstart"),
     (search_step.section, "search_step"),
     (tuning_speed.section, "tuning_speed_6x256"),
@@ -63,6 +66,7 @@ SECTIONS = [
     (encode_speed.section, "encode_speed"),
     (search.section, "search"),
     (verdict.section, "verdict"),
+    (structures.section, "structures"),
     (mteb_tasks.section, "mteb_tasks"),
     (guard.section, "guard"),
     *((partial(scaling.section, what), f"scaling_{what}") for what in scaling.SIZES),

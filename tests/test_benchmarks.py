@@ -217,6 +217,33 @@ def test_added_changes():
     assert "| `search` alone | 30.0 | 72.0 | 100% | 20% |" in page
 
 
+def test_whitening():
+    from benchmarks import common, whitening
+
+    texts = np.random.default_rng(0).normal(size=(500, 4)) * [8, 4, 2, 1] + 3
+    for power, spread in ((0.0, [64, 16, 4, 1]), (1.0, [1, 1, 1, 1])):
+        mean, matrix = whitening.fitted(texts, power, None)
+        covariance = np.cov(((texts - mean) @ matrix).T)
+        np.testing.assert_allclose(np.diag(covariance), spread, rtol=0.6)  # 0.05 of the mean is added
+        assert np.abs(covariance - np.diag(np.diag(covariance))).max() < 1e-6
+    assert whitening.fitted(texts, 1.0, 2)[1].shape == (4, 2)
+    rows = [{"model": "untuned", "vectors": "as it is", "Cranfield nDCG@10": 20.0, "sklearn, MRR x 100": 30.0}]
+    page = whitening.section({"environment": common.environment(), "result": rows})
+    assert "| untuned | as it is | 20.0 | 30.0 |" in page
+
+
+def test_structures():
+    from benchmarks import common, structures
+    from sentence_transformers_mirror.evidence.parts import split_parts
+
+    texts = [f"House {n} is old. It has {n} doors. A garden lies behind. Nobody lives there." for n in range(60)]
+    assert all(split_parts(texts, name).texts == 60 for name in structures.STRUCTURES)
+    changes = {name: (-0.01, -0.02, 0.001) for name in structures.STRUCTURES}
+    result = {"questions/search/2e-05": {"labels": 2.51, "changes": changes}}
+    page = structures.section({"environment": common.environment(), "result": result})
+    assert "| questions | search | 2e-05 | +2.5 | -0.010 (-0.020 to +0.001) |" in page
+
+
 def test_quickstart(monkeypatch):
     from benchmarks import common, quickstart
 
