@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -236,7 +237,7 @@ def test_structures():
     from benchmarks import common, structures
     from sentence_transformers_mirror.evidence.parts import split_parts
 
-    texts = [f"House {n} is old. It has {n} doors. A garden lies behind. Nobody lives there." for n in range(60)]
+    texts = [f"House {n} is old. It has {n} doors. Garden {n} lies behind. Nobody lives at {n}." for n in range(60)]
     assert all(split_parts(texts, name).texts == 60 for name in structures.STRUCTURES)
     changes = {name: (-0.01, -0.02, 0.001) for name in structures.STRUCTURES}
     result = {"questions/search/2e-05": {"labels": 2.51, "changes": changes}}
