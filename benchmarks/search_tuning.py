@@ -9,7 +9,8 @@
 
 ``averaged`` are the mean of tuned and original weights. "0.6 of it and 0.7 of `sentence`" adds 0.6 of what the recipe
 changed in the weights and 0.7 of what `sentence` changed, each tuned from the original ones; `added_changes` chose the
-shares. "and `sentence` in turn" is one run of `examples/search_and_sentences.py`. Each finished run is kept and not run again.
+shares. "and `sentence` in turn" is one run of `examples/search_and_sentences.py`. Each finished run is kept and not
+run again.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import batch_to_device
 
-from sentence_transformers_mirror import RECIPES, MirrorLoss, embedded_model_path, load_corpus
+from sentence_transformers_mirror import RECIPES, MirrorLoss, dropout_rate, embedded_model_path, load_corpus
 from sentence_transformers_mirror.training.recipes import learning_rate_for
 
 SEARCH, SENTENCE = RECIPES["search"], RECIPES["sentence"]
@@ -40,7 +40,7 @@ def tune_in_turn(
     """Tune a model in place.
 
     Args:
-        model: Its dropout stays as it is; both recipes ask for a rate of 0.1.
+        model: The model.
         documents: Pairs of title and text; a title may be empty. At least a batch of them (64).
         sentences: At least a batch of them (200).
         seed: Seed for the order, the views and dropout.
@@ -64,23 +64,24 @@ def tune_in_turn(
     top = learning_rate_for(sum(parameter.numel() for parameter in model.parameters()))
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=SEARCH.weight_decay)
     model.train()
-    for place, name, rows in steps:
-        if name == "search":
-            views = SEARCH.views({"title": [title for title, _ in rows], "text": [text for _, text in rows]})
-            columns, labels = [views["anchor"], views["positive"]], torch.tensor(views["label"])
-            model.max_seq_length = SEARCH.max_length
-            rate = top * min(place / SEARCH.warm_up, (1 - place) / (1 - SEARCH.warm_up))
-        else:
-            columns, labels, rate = [rows], None, SENTENCE.learning_rate
-            model.max_seq_length = SENTENCE.max_length
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        features = [batch_to_device(model.preprocess(column), model.device) for column in columns]
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-            loss = losses[name](features, None if labels is None else labels.to(model.device))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    with dropout_rate(model, 0.1):  # as both recipes ask
+        for place, name, rows in steps:
+            if name == "search":
+                views = SEARCH.views({"title": [title for title, _ in rows], "text": [text for _, text in rows]})
+                columns, labels = [views["anchor"], views["positive"]], torch.tensor(views["label"])
+                model.max_seq_length = SEARCH.max_length
+                rate = top * min(place / SEARCH.warm_up, (1 - place) / (1 - SEARCH.warm_up))
+            else:
+                columns, labels, rate = [rows], None, SENTENCE.learning_rate
+                model.max_seq_length = SENTENCE.max_length
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            features = [batch_to_device(model.preprocess(column), model.device) for column in columns]
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+                loss = losses[name](features, None if labels is None else labels.to(model.device))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
     model.max_seq_length = own_length
     model.eval()
 
