@@ -34,6 +34,7 @@ from benchmarks.common import RESULTS, alone, earlier, keep, parser, read
 from benchmarks.markdown import source, table
 from benchmarks.scaling import sentences
 from sentence_transformers_mirror import SearchIndex, embedded_model_path, encode_shards
+from sentence_transformers_mirror.environment import environment
 from sentence_transformers_mirror.search.faiss_runtime import load_faiss
 from sentence_transformers_mirror.search.shards import KEY, shard_schema
 
@@ -167,6 +168,7 @@ def measure(texts: int, rows: list[int], kinds: list[str], result: dict, parts: 
                 found["FAISS alone, bytes"] = alone(faiss_alone, f"{folder}/shards-{kind}", found["factory"])
                 result["memory"].append(found)
                 print(result["memory"][-1], flush=True)
+    result["commands"] = {**result.get("commands", {}), **dict.fromkeys(parts, environment()["command"])}
     gpu = RESULTS / "gpu.json"
     result["GPU, texts/s"] = read(gpu)["result"]["embedding"]["result"]["ours"] if gpu.exists() else None
     return result
@@ -268,6 +270,10 @@ def section(kept: dict) -> str:
         "is small beside it. Longer texts and larger models take longer in proportion to tokens and weights.",
         "",
         table(costs(result)),
+        "Commands that measured the parts: "
+        + "; ".join(f"`{command}`" for command in dict.fromkeys(result.get("commands", {}).values()))
+        + ".",
+        "",
         source(kept["environment"], of_the_embedded=True),
     ]
     return "\n".join(parts)

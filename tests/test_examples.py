@@ -18,6 +18,7 @@ RUN = {
     "multi_gpu.py",
     "question_answer_pairs.py",
     "words_and_phrases.py",
+    "search_and_sentences.py",
     "short_vectors.py",
     "onnx_export.py",
     "generated_queries.py",
@@ -68,6 +69,17 @@ def test_domain_corpus(tmp_path, texts, tiny):
     documents = [f"In case {n}: {a} So it was {n}: {b}" for n, (a, b) in enumerate(product(texts, texts + texts))]
     path.write_text("\n".join(documents), encoding="utf-8")
     assert "held-out documents" in run(tmp_path, EXAMPLES / "domain_corpus.py", path, "out", *tiny)
+    assert (tmp_path / "out" / "modules.json").exists()
+
+
+def test_search_and_sentences(tmp_path, texts, tiny):
+    pairs = [f"Case {n},In case {n}: {a} So it was {n}: {b}" for n, (a, b) in enumerate(product(texts, texts))]
+    pairs = [pair.replace(",", ";").replace(";", ",", 1).replace('"', "") for pair in pairs] * 3
+    (tmp_path / "documents.csv").write_text("\n".join(["title,text", *pairs[:150]]), encoding="utf-8")
+    (tmp_path / "sentences.txt").write_text("\n".join(f"This is sentence {n}." for n in range(450)))
+    script = EXAMPLES / "search_and_sentences.py"
+    told = run(tmp_path, script, tmp_path / "documents.csv", tmp_path / "sentences.txt", "out", *tiny)
+    assert told == "7 steps of `search` and 2 of `sentence`, in turn\n"
     assert (tmp_path / "out" / "modules.json").exists()
 
 
