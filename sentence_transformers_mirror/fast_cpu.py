@@ -181,9 +181,8 @@ def attention(
         enable_gqa: As there.
     """
     if not dropout_p or is_causal or enable_gqa or query.device.type != "cpu":
-        return F.scaled_dot_product_attention(
-            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-        )
+        newer = {"enable_gqa": True} if enable_gqa else {}  # torch 2.4 does not know it
+        return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **newer)
     if torch.is_autocast_enabled("cpu"):
         inputs = (query, key, value)
         query, key, value = (x.to(torch.get_autocast_dtype("cpu")) if x.dtype == torch.float32 else x for x in inputs)
