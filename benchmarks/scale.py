@@ -144,7 +144,8 @@ def faiss_alone(folder: str, factory: str | None) -> int:
     vectors = np.load(next(Path(folder).glob("vectors-*.npy")), mmap_mode="r")
     with watched() as peak:
         index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-        index.train(np.ascontiguousarray(vectors[:: len(vectors) // (40 * faiss.extract_index_ivf(index).nlist)]))
+        wanted = min(max(100_000, 40 * faiss.extract_index_ivf(index).nlist), len(vectors))
+        index.train(vectors[np.linspace(0, len(vectors) - 1, wanted).astype(int)])
         for start in range(0, len(vectors), 65_536):
             index.add(vectors[start : start + 65_536])
     return peak()
@@ -153,6 +154,7 @@ def faiss_alone(folder: str, factory: str | None) -> int:
 def measure(texts: int, rows: list[int], kinds: list[str], result: dict, parts: list[str]) -> dict:
     """Measure some parts anew, and keep what is known of the others."""
     result = {"workers": [], "memory": [], "ray": None, **result, **{part: [] for part in parts if part != "ray"}}
+    result["memory"] = [point for point in result["memory"] if "FAISS alone, bytes" in point]
     for count in WORKERS if "workers" in parts else []:
         result["workers"].append(alone(workers, count, texts))
         print(result["workers"][-1], flush=True)

@@ -56,7 +56,10 @@ def main() -> None:
     add_data(args)
     add_jobs(args)
     args.add_argument("--texts", type=int, default=1_000, help="to tune on (default: %(default)s)")
+    whole = args.get_default("texts")
     args = args.parse_args()
+    if args.texts != whole and not args.output:
+        raise SystemExit("Other --texts are for a quick look: name another --output, where they are not the result.")
     runs, same = earlier(args.output or RESULTS / "structures.json", {})
     runs = runs if same else {}
     tasks = {

@@ -23,7 +23,7 @@ SEARCH, SENTENCE = RECIPES["search"], RECIPES["sentence"]
 
 
 def batches(rows: Sequence, size: int, epochs: int, draw: random.Random) -> list[list]:
-    """Whole batches of rows that are shuffled anew in each epoch."""
+    """Whole batches of rows that are shuffled anew in each epoch; one may hold the end of an epoch and more."""
     order = [row for _ in range(epochs) for row in draw.sample(rows, len(rows))]
     return [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
 
@@ -41,15 +41,18 @@ def tune_in_turn(
 
     Args:
         model: The model.
-        documents: Pairs of title and text; a title may be empty. At least a batch of them (64).
-        sentences: At least a batch of them (200).
+        documents: Pairs of title and text; a title may be empty.
+        sentences: Texts.
         seed: Seed for the order, the views and dropout.
         bf16: Whether to compute in bfloat16.
         epochs: How often documents are read; sentences are read once.
+
+    Raises:
+        ValueError: If there are fewer documents (64) or sentences (200) than a step needs.
     """
     random.seed(seed)
     torch.manual_seed(seed)
-    draw, own_length = random.Random(seed), model.max_seq_length
+    draw, own_length, limit = random.Random(seed), model.max_seq_length, model.max_seq_length or SEARCH.max_length
     losses = {
         "search": MirrorLoss(model, SEARCH.temperature, mask=None, labels_are_ids=True),
         "sentence": MirrorLoss(model, SENTENCE.temperature),
@@ -58,6 +61,10 @@ def tune_in_turn(
         "search": batches(documents, SEARCH.batch_size, epochs, draw),
         "sentence": batches(sentences, SENTENCE.batch_size, SENTENCE.epochs, draw),
     }
+    if not all(work.values()):
+        raise ValueError(
+            f"A step needs {SEARCH.batch_size} documents or {SENTENCE.batch_size} sentences: give more of them."
+        )
     steps = sorted(
         ((number + 0.5) / len(rows), name, batch) for name, rows in work.items() for number, batch in enumerate(rows)
     )
@@ -69,11 +76,11 @@ def tune_in_turn(
             if name == "search":
                 views = SEARCH.views({"title": [title for title, _ in rows], "text": [text for _, text in rows]})
                 columns, labels = [views["anchor"], views["positive"]], torch.tensor(views["label"])
-                model.max_seq_length = SEARCH.max_length
+                model.max_seq_length = min(SEARCH.max_length, limit)
                 rate = top * min(place / SEARCH.warm_up, (1 - place) / (1 - SEARCH.warm_up))
             else:
                 columns, labels, rate = [rows], None, SENTENCE.learning_rate
-                model.max_seq_length = SENTENCE.max_length
+                model.max_seq_length = min(SENTENCE.max_length, limit)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             features = [batch_to_device(model.preprocess(column), model.device) for column in columns]
@@ -97,7 +104,7 @@ def main() -> None:
 
     read = load_corpus(args.documents)[0]
     titles = read["title"] if "title" in read.column_names else [""] * len(read)
-    model = SentenceTransformer(args.model)
+    model = SentenceTransformer(args.model).float()
     documents, sentences = [*zip(titles, read["text"], strict=True)], [*load_corpus(args.sentences)[0]["text"]]
     steps = tune_in_turn(model, documents, sentences)
     model.save_pretrained(args.output)

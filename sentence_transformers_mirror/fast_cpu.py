@@ -180,7 +180,8 @@ def attention(
         scale: What scores are multiplied by; by default one over the root of the dimension.
         enable_gqa: As there.
     """
-    if not dropout_p or is_causal or enable_gqa or query.device.type != "cpu":
+    odd = attn_mask is not None and attn_mask.dtype != torch.bool and not attn_mask.is_floating_point()
+    if not dropout_p or is_causal or enable_gqa or odd or query.device.type != "cpu":
         newer = {"enable_gqa": True} if enable_gqa else {}  # torch 2.4 does not know it
         return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **newer)
     if torch.is_autocast_enabled("cpu"):
@@ -193,7 +194,8 @@ def attention(
         if attn_mask is not None:
             if attn_mask.dtype == torch.bool:
                 # Not into the scores, which are as many times larger as there are heads.
-                hidden = torch.zeros(attn_mask.shape, dtype=exact)
+                hidden = torch.zeros(attn_mask.shape, dtype=exact, device=attn_mask.device)
                 attn_mask = hidden.masked_fill_(~attn_mask, torch.finfo(exact).min)
-            scores = scores + attn_mask
+            # A row of minus infinity would be divided by its sum of 0.
+            scores = scores + attn_mask.to(exact).clamp(min=torch.finfo(exact).min)
         return dropout(scores.softmax(-1), dropout_p).to(value.dtype) @ value

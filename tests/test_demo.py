@@ -442,6 +442,20 @@ def test_back_leads_out_of_a_link_with_needless_parts(address, browser):
     watched.check(address)
 
 
+@pytest.mark.parametrize("asks_nothing", ["?utm_source=x", "?k=10"])
+def test_back_leads_to_a_page_that_asked_nothing(address, browser, asks_nothing):
+    watched = Watched(browser)
+    page = watched.page
+    page.goto(f"{address}{asks_nothing}")
+    page.get_by_text("try one of these").wait_for()
+    page.get_by_label("Query").fill("open the file")
+    page.click("#search")
+    page.wait_for_function("location.search.includes('open')")
+    page.go_back()
+    page.get_by_text("try one of these").wait_for()
+    watched.check(address)
+
+
 def test_keys_are_enough(address, browser):
     watched = Watched(browser)
     page = watched.page

@@ -157,9 +157,10 @@ def test_attention_is_that_of_torch_but_for_what_is_dropped(dtype, mask, autocas
 
     expected, gradients = run(F.scaled_dot_product_attention, 0.0)
     found, same = run(fast_cpu.attention, 0.5)
-    tolerance = {"rtol": 3e-2, "atol": 3e-1} if torch.bfloat16 in (dtype, expected.dtype) else {}
-    torch.testing.assert_close(found, expected, **tolerance)
-    torch.testing.assert_close(same, gradients, **tolerance)
+    close = 2e-2 if torch.bfloat16 in (dtype, expected.dtype) else 1e-5
+    assert found.dtype == expected.dtype
+    for mine, other in zip([found, *same], [expected, *gradients], strict=True):
+        assert (mine - other).norm() < close * other.norm()
 
 
 def test_attention_drops_weights_at_the_rate():
@@ -173,6 +174,8 @@ def test_attention_drops_weights_at_the_rate():
 @pytest.mark.parametrize("options", [{"is_causal": True}, {"enable_gqa": True}, {"dropout_p": 0.0}])
 def test_attention_that_is_left_to_torch(options):
     x, fewer = torch.randn(1, 4, 5, 8), torch.randn(1, 2 if "enable_gqa" in options else 4, 5, 8)
+    if "enable_gqa" in options and torch.__version__ < "2.5":
+        pytest.skip("torch 2.4 does not know it")
     options = {"dropout_p": 0.3, **options}
     torch.manual_seed(1)
     expected = F.scaled_dot_product_attention(x, fewer, fewer, **options)
@@ -180,9 +183,11 @@ def test_attention_that_is_left_to_torch(options):
     assert torch.equal(fast_cpu.attention(x, fewer, fewer, **options), expected)
 
 
-def test_a_row_that_sees_nothing_stays_finite():
+@pytest.mark.parametrize("added", [False, True])
+def test_a_row_that_sees_nothing_stays_finite(added):
     x = torch.randn(1, 1, 3, 4, requires_grad=True)
     mask = torch.tensor([[True, True, False], [False] * 3, [True] * 3])
+    mask = torch.zeros(3, 3).masked_fill(~mask, -torch.inf) if added else mask
     out = fast_cpu.attention(x, x, x, mask, 0.5)
     out.sum().backward()
     assert out.isfinite().all() and x.grad.isfinite().all()

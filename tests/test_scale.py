@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -498,6 +499,17 @@ def test_a_draft_is_no_shard_and_may_be_swept_by_another_run(tiny_model, corpus,
     )
     monkeypatch.undo()
     assert len(encode_shards(tiny_model, corpus, out, **OPTIONS)) == 4
+    with pytest.raises(OSError, match="could not be written, other shards are whole: No such file"):
+        with work._written(str(tmp_path / "absent" / "a.parquet")):
+            pass
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_rows_that_a_footer_does_not_know_are_found(two, monkeypatch, number):
+    """Also in the last shard, before anything else is read."""
+    read = shards.read_shard
+    monkeypatch.setattr(shards, "read_shard", lambda file: replace(one := read(file), rows=one.rows - 1))
+    refused(lambda: shards.read_shards(two[:number]), "was changed while it was read")
 
 
 @pytest.mark.parametrize(("name", "value"), [("fingerprint", 3), ("model", ["a"]), ("dimensions", "8")])

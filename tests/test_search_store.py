@@ -256,6 +256,13 @@ def test_an_open_index_is_saved_though_the_folder_of_another_save_is_gone(tmp_pa
         index.save(tmp_path / name)
         SearchIndex.verify(tmp_path / name)
         assert contents(SearchIndex.load(tmp_path / name)) == before
+    shutil.rmtree(tmp_path / "first")  # which it was opened from: it is copied from another
+    index.save(tmp_path / "fourth")
+    assert contents(SearchIndex.load(tmp_path / "fourth")) == before
+    for name in ("second", "third", "fourth"):
+        shutil.rmtree(tmp_path / name)
+    with pytest.raises(BrokenIndexError, match="were damaged or deleted since it was opened"):
+        index.save(tmp_path / "fifth")
 
 
 def test_verify_finds_an_id_that_is_there_twice(tmp_path, monkeypatch):

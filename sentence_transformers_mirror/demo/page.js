@@ -2,7 +2,8 @@
 // says what is shown, and what the pointer is at is named. `element` and `trigger` are given by gradio.
 const ours = ["q", "k", "where", "mode"];
 let asked = null;
-let arrived = location.search !== "";  // what is shown next was asked by the address, which then is no step back
+// What is shown next was asked by the address: of a page that loads, or of a step through the history.
+let arrived = ours.some((name) => new URLSearchParams(location.search).has(name)), stepped = false;
 
 const go = (to) => { asked = to; trigger("click", { to }); };
 const answer = () => element.querySelector("[data-link]");
@@ -23,15 +24,18 @@ const same = (link) => ours.every(
 const shown = () => {
   const link = answer()?.dataset.link;
   if (link === undefined) return;
-  if (!same(link)) history[arrived ? "replaceState" : "pushState"](null, "", addressOf(link));
-  arrived = false;
+  if (!stepped && !same(link)) history[arrived ? "replaceState" : "pushState"](null, "", addressOf(link));
+  arrived = stepped = false;
   if (asked === null) return;
   asked = null;  // whoever followed a link reads on at the top
   window.scrollTo({ top: 0 });
   element.querySelector("[tabindex='-1']")?.focus({ preventScroll: true });
 };
 new MutationObserver(shown).observe(element, { attributes: true, childList: true, subtree: true });
-window.addEventListener("popstate", () => { arrived = true; go(location.search); });
+window.addEventListener("popstate", () => { stepped = true; go(location.search); });
+for (const act of ["keydown", "pointerdown"]) {
+  document.addEventListener(act, () => { arrived = stepped = false; }, true);
+}
 
 element.addEventListener("click", (event) => {
   const point = event.target.closest(".st-point");

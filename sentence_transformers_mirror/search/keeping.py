@@ -62,7 +62,7 @@ class Kept(Base):
             rows=len(snapshot.removed),
             dimension=state.dimension,
             **asdict(state.model),
-            segments=tuple(save.segment(segment, snapshot.language) for segment in snapshot.segments),
+            segments=tuple(save.segment(segment, snapshot) for segment in snapshot.segments),
             removed=save.removed(snapshot),
             structure=save.structure(snapshot, self._structure_file),
             choice=self._choice,

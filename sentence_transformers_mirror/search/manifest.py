@@ -59,6 +59,11 @@ class SegmentFiles:
     entries: Annotated[File, "entries"]
     words: WordsFiles | None = None
 
+    @property
+    def of_rows(self) -> tuple[File, File]:
+        """Those that cannot be made anew."""
+        return self.vectors, self.entries
+
 
 @dataclass(frozen=True)
 class RemovedFile:

@@ -6,6 +6,7 @@ found is compared with the id that is stored in the row.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -93,8 +94,15 @@ class Positions:
 
 
 def shared_hashes(ids: Iterable[int | str], count: int) -> set[int]:
-    """The hashes that more than one of some ids have: only these ids can be there twice. Takes 9 bytes an id."""
-    hashes = np.fromiter(map(hash, ids), np.int64, count)
+    """The hashes that more than one of some ids have: only these ids can be there twice. Takes 9 bytes an id.
+
+    Args:
+        ids: So many as ``count``; read to the end, where a reader may complain.
+        count: Their number.
+    """
+    found = map(hash, ids)
+    hashes = np.fromiter(found, np.int64, count)
+    deque(found, maxlen=0)
     hashes.sort()
     return set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
 

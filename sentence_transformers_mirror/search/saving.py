@@ -37,9 +37,9 @@ from sentence_transformers_mirror.search.manifest import (
     file_name,
     tag_of,
 )
-from sentence_transformers_mirror.search.segments import Segment
+from sentence_transformers_mirror.search.segments import Segment, entries_schema
 from sentence_transformers_mirror.search.snapshot import Snapshot
-from sentence_transformers_mirror.search.store import words_reader
+from sentence_transformers_mirror.search.store import read_segment, words_reader
 from sentence_transformers_mirror.search.structure import Structure
 
 _LOCK = "lock"
@@ -121,20 +121,15 @@ class Save:
             vectors.write(npy_header(np.float32, (count, dimension)))
         return SegmentFiles(count, _recorded(names[0]), _recorded(names[1])), dimension
 
-    def segment(self, segment: Segment, language: str | None) -> SegmentFiles:
-        """Write a segment and its words, if they are not here yet."""
+    def segment(self, segment: Segment, snapshot: Snapshot) -> SegmentFiles:
+        """Write a segment of a snapshot and its words, if they are not here yet."""
+        language = snapshot.language
         record = segment.files.get(self.home)
         # What was damaged is written again.
-        if record is None or not unharmed(self.folder, (record.vectors, record.entries)):
-            if segment.source is not None:
-                folder, mapped = segment.source
-                if not unharmed(folder, (mapped.vectors, mapped.entries)):
-                    raise BrokenIndexError(
-                        f"Files of the index in {folder} were damaged or deleted since it was opened: restore the "
-                        "folder from a copy or build the index again."
-                    )
+        if record is None or not unharmed(self.folder, record.of_rows):
             kept = None if record is None else record.words
-            record, _ = self.rows([(segment.vectors, segment.entries)], segment.entries.schema)
+            whole = self._whole(segment, entries_schema(snapshot.passages))
+            record, _ = self.rows([(whole.vectors, whole.entries)], whole.entries.schema)
             record = replace(record, words=kept)
         reader, kept = words.reader(language), record.words
         if kept is None or kept.reader != reader or not unharmed(self.folder, (part.file for part in kept.parts)):
@@ -143,6 +138,23 @@ class Save:
             # `map` holds no part while the next is made.
             record = replace(record, words=WordsFiles(reader, tuple(map(self._words, made))))
         return record
+
+    @staticmethod
+    def _whole(segment: Segment, schema: pa.Schema) -> Segment:
+        """A segment; one that is mapped from some folder that still has its files.
+
+        Raises:
+            BrokenIndexError: If there is none.
+        """
+        if segment.source is None or unharmed(segment.source[0], segment.source[1].of_rows):
+            return segment
+        for folder, record in segment.files.items():
+            if unharmed(folder, record.of_rows):
+                return read_segment(Path(folder), record, segment.vectors.shape[1], schema, mapped=True)[0]
+        raise BrokenIndexError(
+            f"Files of the index in {segment.source[0]} were damaged or deleted since it was opened: restore the "
+            "folder from a copy or build the index again."
+        )
 
     def _words(self, part: words.Postings) -> PostingsFile:
         return PostingsFile(len(part), self.table("words", part.table))
@@ -168,7 +180,7 @@ class Save:
 
     def note(self, segment: Segment, record: SegmentFiles) -> None:
         """Let a segment know where it lies now, and read the words that were just written from there."""
-        segment.files[self.home] = record
+        segment.files = {**segment.files, self.home: record}  # whole, since searches may read it
         if segment.read_words is None and segment.postings is None and record.words is not None:
             with contextlib.suppress(BrokenIndexError, OSError):  # only a cache, and the index is saved
                 segment.read_words, _ = words_reader(self.folder, record.words, mapped=True)

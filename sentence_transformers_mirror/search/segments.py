@@ -80,7 +80,7 @@ class Segment:
                     f"{printable(error)} The words of the index are read again. Save the index to keep them."
                 )
                 self.read_words = None
-                self.files = {home: replace(record, words=None) for home, record in self.files.items()}
+                self.files = {home: replace(record, words=None) for home, record in list(self.files.items())}
         if self.postings is None:
             self.postings = tuple(words.postings(self.passages(), language))
         return self.postings
