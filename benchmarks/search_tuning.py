@@ -128,6 +128,7 @@ def clustered(documents: list[str]) -> Iterator[None]:
         trainer.Shuffled = plain
 
 
+IN_TURN = "and `sentence` in turn"
 VARIANTS: dict[str, dict[str, object]] = {
     "the recipe": {},
     "mirror views only": MIRROR,
@@ -141,9 +142,9 @@ VARIANTS: dict[str, dict[str, object]] = {
     "no dropout": {"dropout": 0.0},
     "twice the learning rate": {"times": 2.0},
     "half the learning rate": {"times": 0.5},
+    IN_TURN: {},
 }
 SUM = "0.6 of it and 0.7 of `sentence`"
-IN_TURN = "and `sentence` in turn"
 # On the domain that is reported.
 REPORTED: dict[str, dict[str, object]] = {
     "the recipe": {},
@@ -197,6 +198,8 @@ def run_library(model_name: str, name: str, variant: str | None, seed: int, data
     if variant == "batches of like documents":
         with clustered(documents):
             seconds = tuned(model, documents, changed, seed, epochs)
+    elif variant == IN_TURN:
+        seconds = in_turn(model, [("", text) for text in documents], paper_sentences(data), seed, epochs)
     else:
         seconds = tuned(model, documents, changed, seed, epochs)
     return {"tuned": library(model, name, data), "seconds": seconds}
