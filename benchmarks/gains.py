@@ -12,6 +12,7 @@ OF_WHAT = {
     "the recipe": "`search`, on Cranfield's 1,400 abstracts",
     "with 1,400 sentences": "`search`, on these and 1,400 of the sentences",
     "then `sentence`": "`search` on the abstracts, then `sentence`",
+    "and `sentence` in turn": "`search` on the abstracts and `sentence`, in turn",
     "0.6 of it and 0.7 of `sentence`": "0.6 of what `search` changes and 0.7 of what `sentence` changes, added",
 }
 
