@@ -18,9 +18,20 @@ OF_WHAT = {
 
 
 def section(of_similarity: dict, of_search: dict) -> str:
-    similarity, searches = of_similarity["result"], of_search["result"]
+    similarity, searches = by_seed(of_similarity["result"]["runs"]), of_search["result"]
+    found = by_seed(searches["runs"])
+    untuned = [one["tuned"] for one in found["embedded/aeronautics/untuned"]]
+    by_search = [one["tuned"] for one in found.get("embedded/aeronautics/the recipe", [])]
+    by_sentence = [one["scores"] for one in similarity.get("sentence/", [])]
 
-    def row(name: str, scores: list[dict[str, float]], seeds: int | str) -> dict[str, object]:
+    def kept(scores: list[dict[str, float]], which: str, alone: list[dict[str, float]]) -> str:
+        """The share of the gain of one recipe alone."""
+        if not alone:
+            return ""
+        before, most, now = (statistics.mean(run[which] for run in runs) for runs in (untuned, alone, scores))
+        return f"{(now - before) / (most - before):.0%}"
+
+    def row(name: str, scores: list[dict[str, float]], seeds: int | str, both: bool = False) -> dict[str, object]:
         def mean(sets: list[str]) -> str:
             if not sets or any(one not in scores[0] for one in sets):
                 return ""
@@ -33,12 +44,13 @@ def section(of_similarity: dict, of_search: dict) -> str:
             "": name,
             "Cranfield nDCG@10": mean(["nDCG@10"]),
             **{title: mean(sets) for title, sets in names.items()},
+            "kept of `search`": kept(scores, "nDCG@10", by_search) if both else "",
+            "kept of `sentence`": kept(scores, "STS-B", by_sentence) if both else "",
             "seeds": seeds,
         }
 
-    found = by_seed(searches["runs"])
-    rows = [row("as it is", [one["tuned"] for one in found["embedded/aeronautics/untuned"]], "")]
-    for name, runs in by_seed(similarity["runs"]).items():
+    rows = [row("as it is", untuned, "")]
+    for name, runs in similarity.items():
         if "untuned" not in name:
             label = f"`{name.rstrip('/')}`, on 10,000 sentences of STS-B's training part"
             rows.append(row(label, [one["scores"] for one in runs], len(runs)))
@@ -47,13 +59,14 @@ def section(of_similarity: dict, of_search: dict) -> str:
             runs = [one[what] for one in found.get(f"embedded/aeronautics/{variant}", []) if what in one]
             if runs:
                 words = "the same, averaged with the original weights" if what == "averaged" else label
-                rows.append(row(words, runs, len(runs)))
+                rows.append(row(words, runs, len(runs), variant != "the recipe"))
     rows.append(
         {**dict.fromkeys(rows[0], ""), "": "words alone (BM25)", "Cranfield nDCG@10": f"{searches['BM25']:.1f}"}
     )
     return (
         "## What tuning gains\n\nThe embedded model: nDCG@10 x 100 on Cranfield, and Spearman x 100 of cosine "
-        "similarity; means over seeds. Commands and spreads stand below, under "
+        "similarity; means over seeds. Kept is the share of what a recipe alone gains on Cranfield or STS-B. Commands "
+        "and spreads stand below, under "
         "*Similarity before and after* and *Tuning for search*.\n\n"
         f"{table(rows)}"
     )

@@ -50,6 +50,11 @@ def tune_in_turn(
     Raises:
         ValueError: If there are fewer documents (64) or sentences (200) than a step needs.
     """
+    if len(documents) < SEARCH.batch_size or len(sentences) < SENTENCE.batch_size:
+        raise ValueError(
+            f"Steps need {SEARCH.batch_size} documents and {SENTENCE.batch_size} sentences, and there are "
+            f"{len(documents)} and {len(sentences)}: give more."
+        )
     random.seed(seed)
     torch.manual_seed(seed)
     draw, own_length, limit = random.Random(seed), model.max_seq_length, model.max_seq_length or SEARCH.max_length
@@ -61,10 +66,6 @@ def tune_in_turn(
         "search": batches(documents, SEARCH.batch_size, epochs, draw),
         "sentence": batches(sentences, SENTENCE.batch_size, SENTENCE.epochs, draw),
     }
-    if not all(work.values()):
-        raise ValueError(
-            f"A step needs {SEARCH.batch_size} documents or {SENTENCE.batch_size} sentences: give more of them."
-        )
     steps = sorted(
         ((number + 0.5) / len(rows), name, batch) for name, rows in work.items() for number, batch in enumerate(rows)
     )
@@ -100,13 +101,14 @@ def main() -> None:
     parser.add_argument("sentences", help="a sentence a line")
     parser.add_argument("output")
     parser.add_argument("--model", default=embedded_model_path(), help="default: the embedded model")
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16, where the processor has it")
     args = parser.parse_args()
 
     read = load_corpus(args.documents)[0]
     titles = read["title"] if "title" in read.column_names else [""] * len(read)
     model = SentenceTransformer(args.model).float()
     documents, sentences = [*zip(titles, read["text"], strict=True)], [*load_corpus(args.sentences)[0]["text"]]
-    steps = tune_in_turn(model, documents, sentences)
+    steps = tune_in_turn(model, documents, sentences, bf16=args.bf16)
     model.save_pretrained(args.output)
     print(f"{steps['search']} steps of `search` and {steps['sentence']} of `sentence`, in turn")
 

@@ -192,10 +192,11 @@ def attention(
         scaled = query.to(exact) * (query.shape[-1] ** -0.5 if scale is None else scale)
         scores = scaled @ key.to(exact).transpose(-2, -1)
         if attn_mask is not None:
+            least = torch.finfo(exact).min  # a row of minus infinity would be divided by its sum of 0
             if attn_mask.dtype == torch.bool:
                 # Not into the scores, which are as many times larger as there are heads.
                 hidden = torch.zeros(attn_mask.shape, dtype=exact, device=attn_mask.device)
-                attn_mask = hidden.masked_fill_(~attn_mask, torch.finfo(exact).min)
-            # A row of minus infinity would be divided by its sum of 0.
-            scores = scores + attn_mask.to(exact).clamp(min=torch.finfo(exact).min)
+                scores = scores + hidden.masked_fill_(~attn_mask, least)
+            else:
+                scores = scores + attn_mask.to(exact).clamp(min=least)
         return dropout(scores.softmax(-1), dropout_p).to(value.dtype) @ value

@@ -223,6 +223,20 @@ def test_added_changes():
     assert "| `search` alone | 30.0 | 72.0 | 100% | 20% |" in page
 
 
+def test_what_a_model_for_both_keeps():
+    from benchmarks import gains
+
+    def run(ndcg, sts):
+        return {"tuned": {"nDCG@10": ndcg, "STS-B": sts}}
+
+    runs = {"untuned": run(20, 60), "the recipe/1": run(30, 65), "and `sentence` in turn/1": run(29, 69)}
+    searches = {"runs": {f"embedded/aeronautics/{name}": one for name, one in runs.items()}, "BM25": 35.0}
+    similarity = {"runs": {"sentence//1": {"scores": {"STS-B": 68}}, "sentence//2": {"scores": {"STS-B": 72}}}}
+    page = gains.section({"result": similarity}, {"result": searches})
+    assert "| 90% | 90% | 1 |" in page
+    assert page.count("%") == 2
+
+
 def test_whitening():
     from benchmarks import common, whitening
 

@@ -81,6 +81,10 @@ def test_search_and_sentences(tmp_path, texts, tiny):
     told = run(tmp_path, script, tmp_path / "documents.csv", tmp_path / "sentences.txt", "out", *tiny)
     assert told == "7 steps of `search` and 2 of `sentence`, in turn\n"
     assert (tmp_path / "out" / "modules.json").exists()
+    few = [sys.executable, script, tmp_path / "documents.csv", tmp_path / "documents.csv", "few", *tiny]
+    refused = subprocess.run(few, capture_output=True, text=True, cwd=tmp_path)
+    assert "Steps need 64 documents and 200 sentences, and there are 150 and 150: give more." in refused.stderr
+    assert refused.returncode and not (tmp_path / "few").exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="torchrun's rendezvous needs libuv, which wheels for Windows lack")

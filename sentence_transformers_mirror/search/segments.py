@@ -80,7 +80,7 @@ class Segment:
                     f"{printable(error)} The words of the index are read again. Save the index to keep them."
                 )
                 self.read_words = None
-                self.files = {home: replace(record, words=None) for home, record in list(self.files.items())}
+                self.files = {home: replace(record, words=None) for home, record in self.files.items()}
         if self.postings is None:
             self.postings = tuple(words.postings(self.passages(), language))
         return self.postings
@@ -157,9 +157,8 @@ def parsed_metadata(cells: pa.Array | pa.ChunkedArray) -> list[dict[str, Any]]:
         BrokenIndexError: If one is no dictionary.
     """
     mark = secrets.randbits(60)  # after each cell, which no cell can know: none goes on in the next
-    found = _parsed(
-        "[" + "".join(f"{'{}' if cell is None else cell},{mark}," for cell in cells.to_pylist()) + "0]", list
-    )[:-1]
+    marked = (f"{'{}' if cell is None else cell},{mark}" for cell in cells.to_pylist())
+    found = _parsed(f"[{','.join(marked)}]", list)
     if found[1::2] != [mark] * len(cells) or not all(type(one) is dict for one in found[::2]):
         raise _broken()
     return found[::2]
