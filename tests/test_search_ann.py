@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers_mirror import embedded_model_path
 from sentence_transformers_mirror.search import SearchIndex, ann
 from sentence_transformers_mirror.search.choosing import wilson_bound
-from sentence_transformers_mirror.search.structure import Structure
+from sentence_transformers_mirror.search.structure import Structure, rows_without
 from sentence_transformers_mirror.search.vectors import Vectors
 
 KINDS = ["hnsw", "ivf-flat", "ivf-sq8", "ivf-pq", "PCA64,IVF64,Flat", "IVF64,PQ32x4fs,RFlat"]
@@ -216,3 +216,15 @@ def test_taking_rows_from_several_parts():
     parts = Vectors([whole[:1], whole[1:50], whole[50:]])
     rows = np.array([99, 0, 49, 50, 1, 1])
     np.testing.assert_array_equal(parts.take(rows), whole[rows])
+
+
+def test_none_of_faiss_stays_none():
+    """A list that is asked alone has fewer rows than are wanted."""
+    vectors = np.eye(4, dtype=np.float32)[np.arange(400) % 4]
+    index = faiss.index_factory(4, "IVF4,Flat", faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    index.add(vectors)
+    rows = rows_without(400, np.array([3, 7]))
+    assert rows.tolist() == [*(row for row in range(400) if row not in (3, 7)), 3, 7, -1]
+    _, near = Structure(index, rows, 1, 4, 1).candidates(vectors[:1], 150, None, 1)
+    assert (near[0, :100] >= 0).all() and (near[0, 100:] == -1).all()

@@ -163,16 +163,14 @@ def _written(target: str) -> Iterator[BinaryIO]:
                 shutil.copyfileobj(kept, stream, 1 << 20)
         return
     draft = Path(path).with_name(f".{PurePosixPath(path).name}.{secrets.token_hex(4)}{_DRAFT}")
-    begun = False
     try:
         with draft.open("xb") as file:
-            begun = True
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
     except OSError as error:
-        if begun and isinstance(error, FileNotFoundError) and Path(path).parent.is_dir():
+        if isinstance(error, FileNotFoundError) and Path(path).parent.is_dir():
             raise OSError(
                 f"{target!r} was not written, another run that makes the same shard swept it away: start it again, "
                 "and give each run other files."
