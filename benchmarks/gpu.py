@@ -218,7 +218,7 @@ def of_epoch(result: dict) -> tuple[str, str]:
         "step; medians over rounds. Groups: forward passes that a batch is cut into.\n\n"
         f"{table(result['rows'])}\n\nAll of `mirror_tune`, the host's Trainer included: "
         f"{result['mirror_tune, seconds']} s. Share of the time in which the GPU computes, and does not wait for the "
-        f"processor: {', '.join(f'{name} {share}' for name, share in shares.items())}. {result.get('remark', '')}\n"
+        f"processor: {', '.join(f'{name} {share}' for name, share in shares.items())}.\n"
     )
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # What needs a GPU, for a machine that is there for minutes and reaches no package index:
 #
-#     bash benchmarks/on_gpu.sh pack DATA    here: put wheels, the paper's sentences and the corpus into .carry
-#     bash benchmarks/on_gpu.sh measure      there: the tests marked gpu, then benchmarks.gpu
-#     bash benchmarks/on_gpu.sh pretrain     there: a base model from the corpus, by examples/pretrain
-#     bash benchmarks/on_gpu.sh second       there: its second stage, the recipe `search`, and what steps of it take
-#     bash benchmarks/on_gpu.sh --tiny       all of it on a CPU in two minutes, to see that it runs
+#     bash benchmarks/on_gpu.sh pack DATA STEP   here: put what a step needs into .carry: wheels, sentences, the corpus
+#     bash benchmarks/on_gpu.sh measure          there: the tests marked gpu, then benchmarks.gpu
+#     bash benchmarks/on_gpu.sh pretrain         there: a base model from the corpus, by examples/pretrain
+#     bash benchmarks/on_gpu.sh second           there: its second stage, the recipe `search`, and what steps of it take
+#     bash benchmarks/on_gpu.sh --tiny           all of it on a CPU in two minutes, to see that it runs
 #
 # Results go to $OUT (by default the folder on-gpu), each as soon as it is there. A step that fails does not keep the
 # next ones from running; the exit status tells whether all went well. The model comes in pieces of 15 MB, as large as
@@ -52,20 +52,28 @@ train() {
     "${@:2}"
 }
 
+# One step at a time: faiss, the model of the package and the tokens of the corpus together are too much.
 pack() {
-  local data=$1 tags=() platform
-  rm -rf .carry .pretrained && mkdir -p .carry/wheels "$(dirname ".carry/data/$SENTENCES")"
+  local data=$1 step=$2 tags=() platform
+  rm -rf .carry && mkdir -p .carry/wheels
   for platform in manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 manylinux1; do
     tags+=(--platform "${platform}_x86_64")
   done
-  # shellcheck disable=SC2086
-  "$PYTHON" -m pip download -q --no-deps --only-binary=:all: --python-version "$TARGET" --implementation cp \
-    "${tags[@]}" -d .carry/wheels $WHEELS || fail "wheels are missing"
-  cp "$data/$SENTENCES" ".carry/data/$SENTENCES" || fail "the sentences are missing"
-  # Tokens are smaller than their text, and made sooner here than there.
-  ln -s "$data/pretrain/corpus.txt.xz" .carry/ && train 600 --prepare || fail "the corpus could not be read"
-  rm -f .carry/corpus.txt.xz
-  XZ_OPT=-9e tar cJf .carry/work.tar.xz -C .pretrained work && rm -rf .pretrained
+  if [ "$step" = pretrain ]; then
+    # Tokens are smaller than their text, and made sooner here than there.
+    rm -rf .pretrained
+    ln -s "$data/pretrain/corpus.txt.xz" .carry/ && train 600 --prepare || fail "the corpus could not be read"
+    rm -f .carry/corpus.txt.xz
+    XZ_OPT=-9e tar cJf .carry/work.tar.xz -C .pretrained work && rm -rf .pretrained
+  else
+    [ "$step" = measure ] || WHEELS=${WHEELS/faiss-cpu==* sentencex/sentencex}
+    # shellcheck disable=SC2086
+    "$PYTHON" -m pip download -q --no-deps --only-binary=:all: --python-version "$TARGET" --implementation cp \
+      "${tags[@]}" -d .carry/wheels $WHEELS || fail "wheels are missing"
+    mkdir -p "$(dirname ".carry/data/$SENTENCES")"
+    cp "$data/$SENTENCES" ".carry/data/$SENTENCES" || fail "the sentences are missing"
+  fi
+  [ "$step" != second ] || cp "$data/pretrain/corpus.txt.xz" .carry/ || fail "the corpus is missing"
   local mib=$((($(git ls-files -z | du -ck --files0-from=- | tail -1 | cut -f1) + $(du -sk .carry | cut -f1)) / 1024))
   echo "$mib MiB travel"
   [ "$mib" -lt "$MOST" ] || fail "more than $MOST MiB"
@@ -74,7 +82,7 @@ pack() {
 # What the machine lacks goes into a folder of its own; what it has stays as it is.
 unpack() {
   mkdir -p "$OUT" .pretrained
-  [ -d .site ] || "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target .site \
+  [ -d .site ] || [ -z "$(ls .carry/wheels)" ] || "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target .site \
     .carry/wheels/*.whl || fail "wheels could not be installed"
   export PYTHONPATH=$PWD:$PWD/.site
   [ -d .pretrained/work ] || [ ! -e .carry/work.tar.xz ] || tar xJf .carry/work.tar.xz -C .pretrained ||
@@ -88,11 +96,8 @@ measure() {
     nproc
     "$PYTHON" -m pip list 2>/dev/null | grep -iE "^(torch|transformers|sentence|tokenizers|numpy|accelerate|triton)"
   } >"$OUT/machine.txt" 2>&1
-  # The step of pretraining is compiled while the tests run, and found again in torch's cache.
-  train 200 --minutes 0.02 >"$OUT/prepare.log" 2>&1 &
   step tests within 150 "$PYTHON" -m pytest -q -n 0 -m gpu tests/test_gpu.py
-  wait $! || fail "pretraining does not start: $(tail -3 "$OUT/prepare.log")"
-  step figures within 180 "$PYTHON" -m benchmarks.gpu --data .carry/data --output "$OUT/gpu.json" "${FIGURES[@]}"
+  step figures within 300 "$PYTHON" -m benchmarks.gpu --data .carry/data --output "$OUT/gpu.json" "${FIGURES[@]}"
 }
 
 # The model so far, whole at any time, since its files are exchanged and not written over.
@@ -147,11 +152,11 @@ for number in range(3000):
   SECOND=(--batch 16)
   DOCUMENTS=3000
   MODEL=(--vocabulary 400 --layers 1 --width 32 --heads 2 --inner 32 --length 32 --batch 16)
-  pack "$data" && measure && pretrain && ln -s "$data/pretrain/corpus.txt.xz" .carry/ && second
+  pack "$data" measure && measure && pack "$data" pretrain && pretrain && pack "$data" second && second
 }
 
 case ${1:-} in
-  pack) pack "$(cd "${2:?the folder of the data}" && pwd)" ;;
+  pack) pack "$(cd "${2:?the folder of the data}" && pwd)" "${3:?measure, pretrain or second}" ;;
   measure) measure ;;
   pretrain) pretrain ;;
   second) second ;;

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers.base.losses.gradcache import CachedLossMixin
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from sentence_transformers.sentence_transformer.losses.adaptive_layer import TransformerDecorator
@@ -37,6 +37,7 @@ __all__ = [
     "describe_run",
     "draw_bars",
     "encoders",
+    "end_workers",
     "has_native_bf16",
     "in_adaptive_layer_loss",
     "is_compiled",
@@ -141,6 +142,19 @@ def use_one_device(args: TrainingArguments) -> None:
     """Keep the Trainer from spreading one process over all GPUs with DataParallel, which splits the negatives."""
     if args.n_gpu > 1:
         args._n_gpu = 1
+
+
+def end_workers(trainer: SentenceTransformerTrainer) -> None:
+    """End the processes that a Trainer's loaders keep from epoch to epoch.
+
+    They live as long as the loader, which the Trainer holds in a circle; a process that ends with them still there
+    has been seen to hang on a GPU.
+    """
+    for loader in trainer.accelerator._dataloaders:
+        loader = getattr(loader, "base_dataloader", loader)  # accelerate's own stands around torch's
+        if (iterator := getattr(loader, "_iterator", None)) is not None:
+            iterator._shutdown_workers()
+            loader._iterator = None
 
 
 def in_adaptive_layer_loss(model: nn.Module) -> bool:

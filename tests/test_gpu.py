@@ -6,6 +6,8 @@ Skipped where there is no GPU. `ST_MIRROR_GPU_TESTS=cpu` runs them on the CPU, t
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from copy import deepcopy
 from functools import partial
 
@@ -231,3 +233,17 @@ def test_embedding_and_search_equal_those_of_the_cpu(texts, tmp_path):
     assert [found[0].text for found in hits] == texts and all(found[0].score > 0.999 for found in hits)
     again = SearchIndex.load(tmp_path / "index", model=on_cpu).search(texts, top_k=3)  # the same model, elsewhere
     assert [[hit.id for hit in found] for found in again] == [[hit.id for hit in found] for found in hits]
+
+
+def test_a_process_ends_after_views_were_made_by_others(tmp_path):
+    script = (
+        "from sentence_transformers import SentenceTransformer as Model\n"
+        "from sentence_transformers_mirror import embedded_model_path, mirror_tune\n"
+        "if __name__ == '__main__':\n"
+        "    texts = [f'Title {n}\\n\\nA story of {n} cats. They ran after {n + 1} dogs. Nobody won.' for n in range(64)]\n"
+        f"    model = Model(embedded_model_path(), device={DEVICE!r})\n"
+        "    print(mirror_tune(model, texts, 'search', batch_size=16, epochs=2, guard=False).recipe.temperature)\n"
+    )
+    (tmp_path / "tune.py").write_text(script)
+    done = subprocess.run([sys.executable, tmp_path / "tune.py"], capture_output=True, text=True, timeout=90)
+    assert (done.returncode, done.stdout) == (0, "0.05\n"), done.stderr[-1000:]

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import tracemalloc
 from array import array
+from contextlib import nullcontext
 from copy import deepcopy
+from multiprocessing import active_children
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -232,6 +234,26 @@ def test_workers_do_not_change_the_weights(make_model, texts, tmp_path):
         dataset = Dataset.from_dict({"text": texts})
         trainer(model, MirrorLoss(model), tmp_path, dataset, dataloader_num_workers=workers, seed=7).train()
     assert same(weights(models[0]), weights(models[1]))
+
+
+@pytest.mark.parametrize("ends", ["well", "by Ctrl-C", "by an error"])
+def test_no_process_outlives_a_run(tiny_model, texts, monkeypatch, ends):
+    monkeypatch.setattr("sentence_transformers_mirror.training.trainer._workers", lambda device: 1)
+    alive = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            alive.append(len(active_children()))
+            if ends == "by Ctrl-C":
+                raise KeyboardInterrupt
+            if ends == "by an error":
+                raise ZeroDivisionError
+
+    documents = [f"{text}\n\nIt is said here. It is said twice." for text in texts]
+    with pytest.raises(ZeroDivisionError) if ends == "by an error" else nullcontext():
+        mirror_tune(tiny_model, documents, "search", batch_size=16, epochs=2, callbacks=[Watch()], guard=False)
+    assert alive[0] == 1
+    assert active_children() == []
 
 
 def test_a_recipe_for_longer_texts_cuts_its_batches_into_more_groups(tiny_model, monkeypatch):

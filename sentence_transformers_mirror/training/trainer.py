@@ -160,7 +160,13 @@ def train(trainer: MirrorTrainer, progress: Progress) -> bool:
     finally:
         progress.close()
         trainer.model.zero_grad()
+        _host.end_workers(trainer)
     return False
+
+
+def _workers(device: torch.device) -> int:
+    """Processes that make views. On a CPU they would only take turns with the steps."""
+    return 0 if device.type == "cpu" else min(_WORKERS, 3 * (os.cpu_count() or 1) // 4)
 
 
 def arguments(
@@ -172,7 +178,7 @@ def arguments(
     # A last, smaller batch would have fewer negatives and so another loss; the paper's code drops it, too.
     drop_last = texts >= recipe.batch_size
     steps = recipe.epochs * (texts // recipe.batch_size if drop_last else 1)
-    workers = 0 if on_cpu or recipe.views is None else min(_WORKERS, 3 * (os.cpu_count() or 1) // 4)
+    workers = 0 if recipe.views is None else _workers(model.device)
     args = SentenceTransformerTrainingArguments(
         output_dir=workspace,
         num_train_epochs=recipe.epochs,
