@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,19 +39,12 @@ _LONGEST_ID = 14_000  # bits: Python reads no longer numbers
 
 @dataclass(frozen=True)
 class Window:
-    """Consecutive entries.
-
-    Args:
-        texts: The text of each entry.
-        ids: The id of each entry, or None where they are to be numbered.
-        metadata: JSON, or None, per entry.
-        spans: Where the passages of each text begin and end, or None where texts are not cut.
-    """
+    """Consecutive entries."""
 
     texts: list[str]
-    ids: list[int | str] | None
-    metadata: list[str | None]
-    spans: list[list[tuple[int, int]]] | None = None
+    ids: list[int | str] | None  # None where they are to be numbered
+    metadata: list[str | None]  # as JSON
+    spans: list[list[tuple[int, int]]] | None = None  # of the passages of each text, where texts are cut
 
     @property
     def passages(self) -> list[str]:
@@ -77,58 +71,40 @@ def windows(
     metadata: Iterable[Mapping[str, Any] | None] | None,
     size: int,
 ) -> Iterator[Window]:
-    """Read entries in windows, so that a corpus need not fit memory.
-
-    Args:
-        texts: Strings, none of them blank; a ``datasets.Dataset`` with a column ``text``; or the path of a file.
-        ids: An int or str per text, all different; or None.
-        metadata: A dictionary of JSON values, or None, per text; or None.
-        size: Number of entries in a window.
-
-    Raises:
-        OSError: If there is no such file.
-        TypeError: If a text is no string, an id neither int nor str, or metadata no dictionary of JSON values.
-        ValueError: If a text is blank or no valid Unicode, or there are more or fewer ids or metadata than texts.
-    """
-    source, missing, read = iter(_strings(texts)), object(), 0
+    """Read and check so many entries at a time, so that a corpus need not fit memory; as ``SearchIndex.build``."""
+    source, read, more = iter(_strings(texts)), 0, True
     columns: dict[str, Iterator[Any]] = {}
     for name, given in (("ids", ids), ("metadata", metadata)):
         if given is not None:
             if isinstance(given, Mapping) or not isinstance(given, Iterable):
                 raise TypeError(f"{name} must be a list, one per text, not one {type(given).__name__}.")
             columns[name] = iter(given)
-    while True:
+    while more:
         taken = list(itertools.islice(source, size))
+        more = len(taken) == size
         for position, text in enumerate(taken, start=read):
             check_text(text, f"texts[{position}]")
         extra = {name: list(itertools.islice(column, len(taken))) for name, column in columns.items()}
         for name, values in extra.items():
             if len(values) < len(taken):
-                texts_read = f"{'at least ' if len(taken) == size else ''}{read + len(taken)}"
+                texts_read = f"{'at least ' if more else ''}{read + len(taken)}"
                 raise ValueError(
                     f"There are {read + len(values)} {name} for {texts_read} texts: pass one per text, or none at all."
                 )
         if taken:
             yield Window(
                 taken,
-                [check_id(item) for item in extra["ids"]] if ids is not None else None,
-                [_json(item) for item in extra["metadata"]] if metadata is not None else [None] * len(taken),
+                list(map(check_id, extra["ids"])) if ids is not None else None,
+                list(map(_json, extra["metadata"])) if metadata is not None else [None] * len(taken),
             )
         read += len(taken)
-        if len(taken) < size:
-            break
     for name, column in columns.items():
-        if next(column, missing) is not missing:
+        for _ in column:
             raise ValueError(f"There are more than {read} {name} for {read} texts: pass one per text, or none at all.")
 
 
 def check_text(text: object, what: str) -> None:
-    """Refuse what is no text to search for or in.
-
-    Raises:
-        TypeError: If it is no string.
-        ValueError: If it is blank or cannot be written as UTF-8.
-    """
+    """Refuse what is no text to search for or in, with a TypeError or a ValueError."""
     if not isinstance(text, str):
         raise TypeError(f"{what} is {quoted(text)} and no string: leave it out or convert it.")
     if not text.strip():
@@ -137,11 +113,7 @@ def check_text(text: object, what: str) -> None:
 
 
 def check_unicode(text: str, what: str) -> None:
-    """Refuse what cannot be written as UTF-8.
-
-    Raises:
-        ValueError: If it cannot.
-    """
+    """Refuse what cannot be written as UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -151,11 +123,7 @@ def check_unicode(text: str, what: str) -> None:
 
 
 def check_id(item: object) -> int | str:
-    """An id as a plain int or str, as it will be given back.
-
-    Raises:
-        TypeError: If it is neither.
-    """
+    """An id as a plain int or str, as it will be given back."""
     item = plain(item)
     if not isinstance(item, (int, str)) or isinstance(item, bool):
         raise TypeError(f"The id {quoted(item)} is neither int nor str: convert it.")
@@ -168,11 +136,7 @@ def check_id(item: object) -> int | str:
 
 
 def check_new(ids: Iterable[int | str], seen: set[int | str]) -> None:
-    """Refuse ids that came before; adds the new ones to those.
-
-    Raises:
-        ValueError: If one did.
-    """
+    """Refuse ids that were seen before; adds the new ones to those."""
     for item in ids:
         if item in seen:
             raise ValueError(f"The id {quoted(item)} is there twice: make the ids different.")
@@ -184,9 +148,10 @@ def _json(metadata: Mapping[str, Any] | None) -> str | None:
         return None
     try:
         text = json.dumps(metadata, allow_nan=False, default=_plain_number)
-        if isinstance(metadata, dict) and json.loads(text) == metadata and not _too_deep(text, metadata):
+        back = json.loads(text)
+        if isinstance(metadata, dict) and back == metadata and not _too_deep(text, back):
             if _HALF.search(text):
-                json.dumps(metadata, ensure_ascii=False, default=_plain_number).encode()
+                json.dumps(back, ensure_ascii=False).encode()
             return text
     except (TypeError, ValueError, RecursionError):
         pass
@@ -207,10 +172,9 @@ def _too_deep(text: str, value: Any) -> bool:
     """Whether lists and dictionaries lie in each other so deeply that a later reader may give up."""
     if text.count("[") + text.count("{") <= _DEEPEST:
         return False
-    layer, depth = [value], 0
-    while layer and depth <= _DEEPEST:
-        depth += 1
-        inner = [part for one in layer for part in (one.values() if isinstance(one, dict) else one)]
+    layer = [value]
+    for _ in range(_DEEPEST + 1):
+        inner = (part for one in layer for part in (one.values() if isinstance(one, dict) else one))
         layer = [part for part in inner if isinstance(part, (dict, list))]
     return bool(layer)
 
@@ -234,19 +198,9 @@ def columns(
     metadata: Sequence[str] = (),
     skipped: list[str] | None = None,
 ) -> tuple[Iterator[str], Iterator[int | str] | None, Iterator[dict[str, Any]] | None]:
-    """Texts, ids and metadata of a file, by the names of its columns; read as they are asked for.
+    """Texts, ids and metadata of a file by the names of its columns, read as they are asked for.
 
-    Args:
-        path: As in `files.read_rows`. What is no table holds a text a line and has no other columns.
-        text: The column of the texts; by default the one named "text", or the only other one of strings.
-        item: The column of the ids, if there is one.
-        metadata: The columns of metadata.
-        skipped: Receives where the rows are that have no text and are left out; without it, a warning is logged.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        TypeError, ValueError: If it cannot be read, has no such column, or a row holds no text, id or metadata,
-            naming the row.
+    Rows without a text are left out; ``skipped`` receives where they are, and without it a warning is logged.
     """
     names, rows = column_names(path, read_rows(path))
     first = next(rows, None)
@@ -284,9 +238,5 @@ def columns(
         if blank and skipped is None:
             logger.warning(f"{len(blank):,} rows of {str(path)!r} have no text and are left out, first {blank[0]}.")
 
-    texts, ids, extra = itertools.tee(checked(), 3)
-    return (
-        (row[0] for row in texts),
-        None if item is None else (row[1] for row in ids),
-        (row[2] for row in extra) if metadata else None,
-    )
+    texts, ids, extra = (map(itemgetter(place), rows) for place, rows in enumerate(itertools.tee(checked(), 3)))
+    return texts, None if item is None else ids, extra if metadata else None

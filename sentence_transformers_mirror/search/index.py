@@ -229,7 +229,7 @@ class SearchIndex(Asked, Changed, Kept):
             return over(segment, segment.vectors.shape[1])
         with saving(path) as save:
             record, dimension = save.rows(rows, schema)
-            segment, _ = store.read_segment(save.folder, record, dimension, schema, mapped=True)
+            segment = store.read_segment(save.folder, record, dimension, schema, mapped=True)
             index = over(segment, dimension)
             index._write(save)
         return index

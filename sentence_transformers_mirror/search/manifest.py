@@ -106,11 +106,7 @@ class Manifest:
 
     @classmethod
     def of(cls, index: dict[str, Any]) -> Manifest:
-        """What `read_index` gives, after every value was looked at: the checksum of somebody else proves nothing.
-
-        Raises:
-            ValueError: If it describes no index, naming what is wrong.
-        """
+        """What `read_index` gives, after every value was looked at: the checksum of somebody else proves nothing."""
         _need(isinstance(index.get("report"), dict), "index.report is no object")
         made: Manifest = _read(cls, {**index, "report": index["report"] or None}, "index")
         _need(made.rows == sum(segment.rows for segment in made.segments), "rows are not those of the segments")
@@ -131,67 +127,53 @@ class Manifest:
         check_language(made.language)
         return made
 
-    def as_dict(self) -> dict[str, Any]:
-        report = {} if self.report is None else self.report.as_dict()
-        calibration = None if self.calibration is None else self.calibration.as_dict()
-        return {**asdict(self), "report": report, "calibration": calibration}
-
     def files(self) -> Iterator[File]:
         """All files but the manifest itself."""
         for segment in self.segments:
-            yield from (segment.vectors, segment.entries)
+            yield from segment.of_rows
             yield from (part.file for part in segment.words.parts) if segment.words is not None else ()
         yield from (part.file for part in (self.removed, self.structure) if part is not None)
 
     def written(self) -> bytes:
         """The file ``manifest.json``."""
-        index = self.as_dict()
+        report = {} if self.report is None else self.report.as_dict()
+        calibration = None if self.calibration is None else self.calibration.as_dict()
+        index = {**asdict(self), "report": report, "calibration": calibration}
         whole = {"format": FORMAT, "version": VERSION, "checksum": checksum(index), "index": index}
         return json.dumps(whole, indent=1).encode()
 
 
 def read_index(folder: str | Path) -> dict[str, Any]:
-    """What the manifest of a folder says of the index, after its checksum was found to be right.
-
-    Raises:
-        BrokenIndexError: If there is none, or it is damaged, of something else, or of a newer format.
-    """
+    """What the manifest of a folder says of the index, after its checksum was found to be right."""
     file = Path(folder) / MANIFEST
     try:
         size_of(file)
-        manifest = json.loads(file.read_bytes())
+        content = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise BrokenIndexError(f"{folder} holds no index, there is no {file.name} in it: check the path.") from None
-    except BrokenIndexError:
-        raise
     except OSError as error:
         raise BrokenIndexError(f"{file} cannot be read ({error.strerror or error}): {CURE}.") from None
+    try:
+        manifest = json.loads(content)
     except (ValueError, RecursionError):
         raise BrokenIndexError(f"{file} is damaged or no part of an index, it is not valid JSON: {CURE}.") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise BrokenIndexError(f"{file} belongs to something else than an index of this package: check the path.")
-    version, index = manifest.get("version"), manifest.get("index")
+    version = manifest.get("version")
     if isinstance(version, int) and version > VERSION:
         raise BrokenIndexError(
             f"{file} is of format version {version} and this release reads up to {VERSION}: "
             "upgrade sentence-transformers-mirror."
         )
-    if (
-        version not in range(1, VERSION + 1)
-        or not isinstance(index, dict)
-        or manifest.get("checksum") != checksum(index)
-        or not isinstance(index.get("tag"), str)
-    ):
+    index: Any = manifest.get("index")
+    known = version in range(1, VERSION + 1) and isinstance(index, dict) and isinstance(index.get("tag"), str)
+    if not known or manifest.get("checksum") != checksum(index):
         raise BrokenIndexError(f"{file} is damaged, its checksum does not match: {CURE}.")
     return index
 
 
 def tag_of(folder: str | Path) -> str | None:
-    """The tag of the save that lies in a folder, which is another one for every save; None if there is none.
-
-    Raises:
-        BrokenIndexError: As in `read_index`.
-    """
+    """The tag of the save that lies in a folder, which is another one for every save; None if there is none."""
     return read_index(folder)["tag"] if Path(folder, MANIFEST).exists() else None
 
 
@@ -200,12 +182,7 @@ def checksum(index: dict[str, Any]) -> str:
 
 
 def size_of(file: Path) -> int:
-    """Of a regular file, or a link to one: reading anything else may wait for ever.
-
-    Raises:
-        BrokenIndexError: If it is none.
-        FileNotFoundError: If there is none.
-    """
+    """The bytes of a regular file, or of a link to one: reading anything else may wait for ever."""
     found = file.stat()
     if not stat.S_ISREG(found.st_mode):
         raise BrokenIndexError(f"{file} is no regular file: {CURE}.")
@@ -223,11 +200,7 @@ def _need(holds: bool, what: str) -> None:
 
 
 def _read(kind: Any, value: Any, what: str) -> Any:
-    """A value of JSON as a type has it. Of an object, a key may be missing that has a default, and others count not.
-
-    Raises:
-        ValueError: If it is of another type, naming where it stands.
-    """
+    """A value of JSON as a type has it; a key may be missing that has a default, and others that it has count not."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return None if value is None else _read(inner[0], value, what)

@@ -6,6 +6,7 @@ found is compared with the id that is stored in the row.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,14 +24,9 @@ _PIECE = 65_536
 
 @dataclass(frozen=True)
 class Positions:
-    """The first row of the text of each id that was not removed. Never changed.
+    """The first row of the text of each id that was not removed. Never changed."""
 
-    Args:
-        keys: Sorted, shape (texts, with those that were removed), uint64.
-        snapshot: The rows.
-    """
-
-    keys: np.ndarray
+    keys: np.ndarray  # sorted, shape (texts, with those that were removed), uint64
     snapshot: Snapshot
 
     @classmethod
@@ -71,11 +67,7 @@ class Positions:
         return rows
 
     def refuse(self, ids: Sequence[int | str]) -> None:
-        """Refuse ids that are there already.
-
-        Raises:
-            ValueError: If one is.
-        """
+        """Refuse ids that are there already, with a ValueError."""
         known = np.flatnonzero(self.find(ids) >= 0)
         if len(known):
             raise ValueError(
@@ -94,30 +86,24 @@ class Positions:
 
 
 def shared_hashes(ids: Iterable[int | str], count: int) -> set[int]:
-    """The hashes that more than one of some ids have: only these ids can be there twice. Takes 9 bytes an id.
-
-    Args:
-        ids: So many as ``count``; read to the end, where a reader may complain.
-        count: Their number.
-    """
+    """The hashes that several of so many ids have: only these ids can be there twice. Takes 9 bytes an id."""
     found = map(hash, ids)
     hashes = np.fromiter(found, np.int64, count)
-    deque(found, maxlen=0)
+    deque(found, maxlen=0)  # to the end, where a reader may complain
     hashes.sort()
     return set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
 
 
 def _hashes(ids: Sequence[object]) -> np.ndarray:
     """28 bits of each."""
-    found = np.fromiter(map(hash, ids), np.int64, len(ids)).view(np.uint64)
-    return (found * _MIX) >> _ROW
+    return (np.fromiter(map(hash, ids), np.int64, len(ids)).view(np.uint64) * _MIX) >> _ROW
 
 
 def _keys(segment: Segment, start: int) -> Iterator[np.ndarray]:
     """The keys of the texts of a segment, which begins at a row, in pieces."""
-    ids = segment.ids()
-    for first in range(0, len(segment), _PIECE):
-        rows = np.arange(first, min(first + _PIECE, len(segment)))
-        names = [next(ids) for _ in rows]
+    ids, first = segment.ids(), 0
+    while names := list(itertools.islice(ids, _PIECE)):
+        rows = np.arange(first, first + len(names))
         keys = (_hashes(names) << _ROW) | (rows + start).astype(np.uint64)
-        yield keys[segment.numbers[first : first + _PIECE] == 0] if segment.cut else keys
+        yield keys[segment.numbers[rows] == 0] if segment.cut else keys
+        first += len(names)

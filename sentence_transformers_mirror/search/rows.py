@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -30,42 +30,22 @@ def of_texts(
     total: int | None,
     show_progress: bool | None,
 ) -> Rows:
-    """Embed texts as they come.
-
-    Args:
-        encoder: The model.
-        entries: Windows of texts.
-        cutter: Cuts them into passages; None leaves them whole.
-        batch_size: As for ``SearchIndex.build``.
-        total: Texts that there are, where it is known, for the bar.
-        show_progress: As for ``SearchIndex.build``.
-
-    Raises:
-        ValueError: If an id is there twice.
-    """
+    """Embed texts, or their passages if there is a cutter, as they come."""
     seen: set[int | str] = set()
     rows, warned = 0, cutter is not None
     with progress(total, show_progress) as shown:
         for window in entries:
             names = _names(window, rows, seen)
             warned = warned or warn_of_long(encoder.model, window.texts, rows)
-            window = cut(window, cutter)
+            if cutter is not None:
+                window = replace(window, spans=cutter.spans(window.texts))
             before = rows if cutter is None else None  # passages are not counted
             yield encoder.documents(window.passages, batch_size, shown.update, before), window.table(names)
             rows += len(window.texts)
 
 
 def of_vectors(vectors: np.ndarray, entries: Iterator[Window], encoder: Encoder | None) -> Rows:
-    """Take the vectors of texts that were embedded already.
-
-    Args:
-        vectors: Numbers, shape (texts, dimension).
-        entries: Windows of the texts.
-        encoder: The model that should have made them, which is looked into; None believes it.
-
-    Raises:
-        ValueError: If there is not one vector a text, another model made them, or an id is there twice.
-    """
+    """Take the vectors of texts that were embedded already; an encoder, if there is one, should have made them."""
     seen: set[int | str] = set()
     rows = 0
     for window in entries:
@@ -94,29 +74,20 @@ def embedded(
     window: Window,
     vectors: np.ndarray | None,
     batch_size: int | None,
-    done: Any = None,
+    done: Callable[[int], object] | None = None,
     before: int = 0,
 ) -> tuple[Window, np.ndarray]:
-    """A window, cut where the index cuts texts, and the vectors of its texts or passages.
-
-    Args:
-        state: The index as it is.
-        window: Texts that are new.
-        vectors: Their vectors, where they are there already.
-        batch_size: As for ``SearchIndex.build``.
-        done: As in `embedding.embed`.
-        before: How many new texts came before these.
-    """
-    passages = state.snapshot.passages
+    """A window, cut where the index cuts texts, and its vectors: those that were given, or made; as `Encoder` does."""
+    passages, encoder = state.snapshot.passages, state.encoder
     if vectors is None:
-        if state.encoder is None:
+        if encoder is None:
             cure = "pass one, or their vectors" if passages is None else "pass one"
             raise ValueError(f"This index was loaded without a model to embed texts: {cure}.")
         if passages is None:
-            warn_of_long(state.encoder.model, window.texts, before, "index again with")
+            warn_of_long(encoder.model, window.texts, before, "index again with")
         else:
-            window = cut(window, Cutter(state.encoder.model, passages))
-        made = state.encoder.documents(window.passages, batch_size, done, before if passages is None else None)
+            window = replace(window, spans=Cutter(encoder.model, passages).spans(window.texts))
+        made = encoder.documents(window.passages, batch_size, done, before if passages is None else None)
         if made.shape[1] != state.dimension:
             raise ValueError(
                 f"The model makes vectors of {made.shape[1]} dimensions and the index has {state.dimension}: load the "
@@ -125,29 +96,24 @@ def embedded(
         return window, made
     if passages is not None:
         raise ValueError("This index cuts texts into passages and embeds these: pass texts without vectors.")
-    if getattr(vectors, "shape", None) != (len(window.texts), state.dimension):
-        shape = getattr(vectors, "shape", None)
-        raise ValueError(f"vectors must have the shape {(len(window.texts), state.dimension)}, not {shape}.")
+    shape, wanted = getattr(vectors, "shape", None), (len(window.texts), state.dimension)
+    if shape != wanted:
+        raise ValueError(f"vectors must have the shape {wanted}, not {shape}.")
     given = unit(vectors, window.texts, before)
     if state.model.fingerprint is not None:
-        if state.encoder is None:
+        if encoder is None:
             raise ValueError("Without the model that built this index, vectors cannot be checked: load it with it.")
-        agree(state.encoder, given, window.texts)
+        agree(encoder, given, window.texts)
     return window, given
 
 
 def agree(encoder: Encoder, vectors: np.ndarray, texts: list[str]) -> None:
     """Refuse vectors that another model made, told by the cosine of the first three with what this one makes."""
-    sample = texts[:3]
-    if not sample:
+    if not texts:
         return
-    mine = encoder.documents(sample)
+    mine = encoder.documents(texts[:3])
     if mine.shape[1] != vectors.shape[1] or ((mine * vectors[:3]).sum(axis=1) < 0.99).any():
         raise ValueError("The vectors are not of this model: it makes others of their texts.")
-
-
-def cut(window: Window, cutter: Cutter | None) -> Window:
-    return window if cutter is None else replace(window, spans=cutter.spans(window.texts))
 
 
 def progress(total: int | None, show: bool | None) -> Any:

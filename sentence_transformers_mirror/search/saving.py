@@ -42,7 +42,6 @@ from sentence_transformers_mirror.search.snapshot import Snapshot
 from sentence_transformers_mirror.search.store import read_segment, words_reader
 from sentence_transformers_mirror.search.structure import Structure
 
-_LOCK = "lock"
 _FILE_NAME = re.compile("|".join(map(file_name, ENDINGS)))
 
 
@@ -75,42 +74,27 @@ class Save:
             os.fsync(stream.fileno())
 
     @property
-    def committed(self) -> bool:
-        """Whether the manifest of the folder is that of this save."""
+    def committed(self) -> bool | None:
+        """Whether the manifest of the folder is that of this save; None where it cannot be read."""
         with contextlib.suppress(BrokenIndexError, OSError):
             return tag_of(self.folder) == self.tag
-        return False
-
-    def clean(self) -> None:
-        """Delete the files of a save that did not come to its commit.
-
-        Where the manifest cannot be read they stay: it may be the one that names them, and the next save sweeps.
-        """
-        try:
-            if tag_of(self.folder) == self.tag:
-                return
-        except (BrokenIndexError, OSError):
-            return
-        for file in self.fresh:
-            with contextlib.suppress(OSError):
-                file.unlink()
+        return None
 
     def array(self, kind: str, array: np.ndarray) -> File:
         with self.file(kind) as stream:
             stream.write(npy_header(array.dtype, array.shape))
             stream.write(array.data)
-        return _recorded(self.fresh[-1])
+        return _recorded(stream)
 
     def table(self, kind: str, table: pa.Table) -> File:
         with self.file(kind) as stream, pa.ipc.new_file(stream, table.schema) as writer:
             writer.write_table(table)
-        return _recorded(self.fresh[-1])
+        return _recorded(stream)
 
     def rows(self, rows: Iterable[tuple[np.ndarray, pa.Table]], schema: pa.Schema) -> tuple[SegmentFiles, int]:
-        """Write vectors and entries as they come, in one segment, without words; the other number is the dimension."""
+        """Write vectors and entries as they come, in one segment, without words; the dimension is told, too."""
         count = dimension = 0
         with self.file("vectors") as vectors, self.file("entries") as entries:
-            names = self.fresh[-2:]
             vectors.write(bytes(HEADER))  # the number of rows is known at the end
             with pa.ipc.new_file(entries, schema) as writer:
                 for block, table in rows:
@@ -119,42 +103,23 @@ class Save:
                     count, dimension = count + len(block), block.shape[1]
             vectors.seek(0)
             vectors.write(npy_header(np.float32, (count, dimension)))
-        return SegmentFiles(count, _recorded(names[0]), _recorded(names[1])), dimension
+        return SegmentFiles(count, _recorded(vectors), _recorded(entries)), dimension
 
     def segment(self, segment: Segment, snapshot: Snapshot) -> SegmentFiles:
         """Write a segment of a snapshot and its words, if they are not here yet."""
-        language = snapshot.language
         record = segment.files.get(self.home)
-        # What was damaged is written again.
-        if record is None or not unharmed(self.folder, record.of_rows):
-            kept = None if record is None else record.words
-            whole = self._whole(segment, entries_schema(snapshot.passages))
+        kept = None if record is None else record.words
+        if record is None or not unharmed(self.folder, record.of_rows):  # what was damaged is written again
+            whole = _whole(segment, entries_schema(snapshot.passages))
             record, _ = self.rows([(whole.vectors, whole.entries)], whole.entries.schema)
             record = replace(record, words=kept)
-        reader, kept = words.reader(language), record.words
+        reader = words.reader(snapshot.language)
         if kept is None or kept.reader != reader or not unharmed(self.folder, (part.file for part in kept.parts)):
             # Not kept, if they are not there yet: texts need not fit memory, and so need their words not.
-            made = segment.postings or words.postings(segment.passages(), language)
+            made = segment.postings or words.postings(segment.passages(), snapshot.language)
             # `map` holds no part while the next is made.
             record = replace(record, words=WordsFiles(reader, tuple(map(self._words, made))))
         return record
-
-    @staticmethod
-    def _whole(segment: Segment, schema: pa.Schema) -> Segment:
-        """A segment; one that is mapped from some folder that still has its files.
-
-        Raises:
-            BrokenIndexError: If there is none.
-        """
-        if segment.source is None or unharmed(segment.source[0], segment.source[1].of_rows):
-            return segment
-        for folder, record in segment.files.items():
-            if unharmed(folder, record.of_rows):
-                return read_segment(Path(folder), record, segment.vectors.shape[1], schema, mapped=True)[0]
-        raise BrokenIndexError(
-            f"Files of the index in {segment.source[0]} were damaged or deleted since it was opened: restore the "
-            "folder from a copy or build the index again."
-        )
 
     def _words(self, part: words.Postings) -> PostingsFile:
         return PostingsFile(len(part), self.table("words", part.table))
@@ -175,49 +140,32 @@ class Save:
         assert report is not None and report.sample is not None  # measured when the structure was made
         with self.file("faiss") as stream:
             structure.write(stream)
-        file, held_out = _recorded(self.fresh[-1]), structure.order[-report.sample :].tolist()
-        return StructureFile(file, len(structure.order), held_out, structure.effort, structure.depth)
+        held_out = structure.order[-report.sample :].tolist()
+        return StructureFile(_recorded(stream), len(structure.order), held_out, structure.effort, structure.depth)
 
     def note(self, segment: Segment, record: SegmentFiles) -> None:
         """Let a segment know where it lies now, and read the words that were just written from there."""
         segment.files = {**segment.files, self.home: record}  # whole, since searches may read it
         if segment.read_words is None and segment.postings is None and record.words is not None:
             with contextlib.suppress(BrokenIndexError, OSError):  # only a cache, and the index is saved
-                segment.read_words, _ = words_reader(self.folder, record.words, mapped=True)
+                segment.read_words = words_reader(self.folder, record.words, mapped=True)
 
     def commit(self, manifest: Manifest) -> None:
-        """Make a manifest, with the tag of this save, the one of the folder, and sweep what it does not name.
-
-        Raises:
-            OSError: If the disk refuses; `saving` says in which state the folder then is.
-        """
-        manifest = replace(manifest, tag=self.tag)
+        """Make a manifest, with the tag of this save, the one of the folder, and sweep what it does not name."""
         with self.file("draft") as stream:
-            stream.write(manifest.written())
+            stream.write(replace(manifest, tag=self.tag).written())
         _sync_folder(self.folder)
         _replace(self.fresh[-1], self.folder / MANIFEST)
         _sync_folder(self.folder)
         named = {file.name for file in manifest.files()}
-        for file in list(self.folder.iterdir()):
-            if _FILE_NAME.fullmatch(file.name) and file.name not in named:
-                # Windows does not delete a file that a reader has mapped; a later save tries again.
-                with contextlib.suppress(OSError):
-                    file.unlink()
+        _delete(
+            file for file in list(self.folder.iterdir()) if _FILE_NAME.fullmatch(file.name) and file.name not in named
+        )
 
 
 @contextlib.contextmanager
 def saving(path: str | Path, timeout: float = 10.0) -> Iterator[Save]:
-    """Hold a folder for writing; if the context fails, the files that it made are deleted and the index is as it was.
-
-    Args:
-        path: The folder; made if it does not exist.
-        timeout: Seconds to wait for another writer.
-
-    Raises:
-        BrokenIndexError: If a ``manifest.json`` that is no whole one of this format lies there; it is left alone.
-        ConflictError: If another writer holds the folder for longer.
-        OSError: If the folder cannot be written.
-    """
+    """Hold a folder for writing; if the context fails, its files are deleted and the index is as it was."""
     from filelock import FileLock, Timeout
 
     folder = Path(path)
@@ -225,15 +173,17 @@ def saving(path: str | Path, timeout: float = 10.0) -> Iterator[Save]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tag_of(folder)  # complains before a lock is put beside a manifest that is not ours
-        lock = folder / _LOCK
+        lock = folder / "lock"
         if lock.is_symlink() or (lock.exists() and not lock.is_file()):
             raise BrokenIndexError(f"{lock} is no regular file, and locking it would write elsewhere: delete it.")
-        with FileLock(folder / _LOCK, timeout=timeout):  # the system releases it when the process dies
+        with FileLock(lock, timeout=timeout):  # the system releases it when the process dies
             save = Save(folder)
             try:
                 yield save
             finally:
-                save.clean()
+                # Where the manifest cannot be read the files stay: it may name them, and the next save sweeps.
+                if save.committed is False:
+                    _delete(save.fresh)
     except Timeout:
         raise ConflictError(f"Another program is writing to {folder}: wait until it has finished.") from None
     except OSError as error:
@@ -246,9 +196,22 @@ def saving(path: str | Path, timeout: float = 10.0) -> Iterator[Save]:
         raise OSError(f"The index could not be saved in {folder}, what was there is unchanged: {cause}.") from error
 
 
-def _recorded(file: Path) -> File:
+def _whole(segment: Segment, schema: pa.Schema) -> Segment:
+    """A segment; one that is mapped from some folder that still has its files."""
+    if segment.source is None or unharmed(segment.source[0], segment.source[1].of_rows):
+        return segment
+    for folder, record in segment.files.items():
+        if unharmed(folder, record.of_rows):
+            return read_segment(Path(folder), record, segment.vectors.shape[1], schema, mapped=True)
+    raise BrokenIndexError(
+        f"Files of the index in {segment.source[0]} were damaged or deleted since it was opened: restore the "
+        "folder from a copy or build the index again."
+    )
+
+
+def _recorded(written: BinaryIO) -> File:
+    file, digest = Path(written.name), hashlib.sha256()
     with file.open("rb") as stream:
-        digest = hashlib.sha256()
         while block := stream.read(1 << 20):
             digest.update(block)
     return File(file.name, file.stat().st_size, digest.hexdigest())
@@ -256,6 +219,13 @@ def _recorded(file: Path) -> File:
 
 def _create(file: Path) -> BinaryIO:
     return file.open("xb")
+
+
+def _delete(files: Iterable[Path]) -> None:
+    for file in files:
+        # Windows does not delete a file that a reader has mapped; a later save tries again.
+        with contextlib.suppress(OSError):
+            file.unlink()
 
 
 def _replace(draft: Path, manifest: Path) -> None:

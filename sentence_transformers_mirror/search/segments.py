@@ -26,20 +26,12 @@ SCHEMA = pa.schema([("id", pa.large_string()), ("text", pa.large_string()), ("me
 # Where texts are cut, a row is a passage: number of the passage in its text, begin and end in characters. The text is
 # in the first of them and null in the others; id and metadata are in all.
 CUT = pa.schema([*SCHEMA, ("passage", pa.int64()), ("begin", pa.int64()), ("end", pa.int64())])
-_PIECE = 32_768  # rows whose ids are read at a time
+_PIECE = 8_192  # rows whose ids or metadata are read at a time
 NULLABLE = ["metadata", "text"]  # a null text is found by `check_cut`
 
 
 class Segment:
-    """Rows that are never changed.
-
-    Args:
-        vectors: Unit vectors, shape (rows, dimension), float32, C-contiguous.
-        entries: A table of `SCHEMA` or `CUT` with a row per vector; or a function that gives it when it is first
-            needed.
-        source: The folder and the files that this segment was read from, if any.
-        mapped: Whether these files are all there is of it.
-    """
+    """Rows that are never changed: unit vectors, float32, and their entries, a table or a function that reads it."""
 
     def __init__(
         self,
@@ -49,7 +41,7 @@ class Segment:
         mapped: bool = False,
     ) -> None:
         self.vectors = vectors
-        self.source = source if mapped else None
+        self.source = source if mapped else None  # the folder and the files that are all there is of it
         self.files = dict([source] if source else [])  # the files of each folder that holds it
         self.columns: dict[str, Any] = {}  # of metadata, kept by filters.py
         self.read_words: Callable[[], tuple[Postings, ...]] | None = None  # where they lie on disk
@@ -86,16 +78,22 @@ class Segment:
         return self.postings
 
     def ids(self) -> Iterator[int | str]:
-        """The id of each row; read in pieces, since all of them take much more memory than what they are read for."""
-        column = self.entries.column("id")
+        return self._read("id", parsed_ids)
+
+    def all_metadata(self) -> Iterator[dict[str, Any]]:
+        return self._read("metadata", parsed_metadata)
+
+    def _read(self, name: str, parsed: Callable[[pa.ChunkedArray], list[Any]]) -> Iterator[Any]:
+        """What a column says, in pieces: all of it takes much more memory than what it is read for."""
+        column = self.entries.column(name)
         for start in range(0, len(self), _PIECE):
-            yield from parsed_ids(column.slice(start, _PIECE))
+            yield from parsed(column.slice(start, _PIECE))
 
     def id(self, row: int) -> int | str:
         return _parsed(self._cells[0][row].as_py(), (int, str))
 
     def text(self, row: int) -> str:
-        return self._cells[1][row - int(self.numbers[row])].as_py() if self.cut else self._cells[1][row].as_py()
+        return self._cells[1][row - int(self.numbers[row]) if self.cut else row].as_py()
 
     @property
     def cut(self) -> bool:
@@ -130,19 +128,9 @@ class Segment:
         found = self._cells[2][row].as_py()
         return {} if found is None else _parsed(found, dict)
 
-    def all_metadata(self) -> Iterator[dict[str, Any]]:
-        """Of each row, in their order."""
-        for batch in self.entries.column("metadata").chunks:
-            for text in batch.to_pylist():
-                yield {} if text is None else _parsed(text, dict)
-
 
 def parsed_ids(cells: pa.Array | pa.ChunkedArray) -> list[int | str]:
-    """The ids that some cells say.
-
-    Raises:
-        BrokenIndexError: If one is neither an int nor a string.
-    """
+    """The ids that some cells say, ints and strings."""
     # A string that began in one cell and ended in the next would hold a line break, which JSON forbids.
     found = _parsed("[" + ",\n".join(cells.to_pylist()) + "]", list)
     if len(found) != len(cells) or not all(type(item) in (int, str) for item in found):
@@ -151,11 +139,7 @@ def parsed_ids(cells: pa.Array | pa.ChunkedArray) -> list[int | str]:
 
 
 def parsed_metadata(cells: pa.Array | pa.ChunkedArray) -> list[dict[str, Any]]:
-    """The metadata that some cells say, empty where a cell is null.
-
-    Raises:
-        BrokenIndexError: If one is no dictionary.
-    """
+    """The metadata that some cells say, dictionaries, empty where a cell is null."""
     mark = secrets.randbits(60)  # after each cell, which no cell can know: none goes on in the next
     marked = (f"{'{}' if cell is None else cell},{mark}" for cell in cells.to_pylist())
     found = _parsed(f"[{','.join(marked)}]", list)
@@ -165,7 +149,7 @@ def parsed_metadata(cells: pa.Array | pa.ChunkedArray) -> list[dict[str, Any]]:
 
 
 def _parsed(text: str, kind: type | tuple[type, ...]) -> Any:
-    """What a cell says, which in a received index may be anything."""
+    """What a cell says, which in a received index may be anything; or a `BrokenIndexError`."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -185,23 +169,17 @@ def entries_schema(passages: int | None) -> pa.Schema:
 
 
 def check_cut(entries: pa.Table) -> None:
-    """Refuse entries without a text, or whose passages are not numbered from 0 in each text.
-
-    Raises:
-        ValueError: If they are not.
-    """
+    """Refuse entries without a text, or whose passages are not numbered from 0 in each text."""
     if len(entries.schema) == len(SCHEMA):
         if entries.column("text").null_count:
             raise ValueError("There are rows without text.")
-    elif len(entries):
-        numbers = entries.column("passage").to_numpy()
-        first = numbers == 0
-        begun = entries.column("text").is_valid().to_numpy()
-        if not first[0] or (np.diff(numbers)[~first[1:]] != 1).any() or not np.array_equal(begun, first):
-            raise ValueError("The passages are not numbered from 0 in each text.")
-        begins, ends = (entries.column(name).to_numpy() for name in ("begin", "end"))
-        if (begins < 0).any() or (ends <= begins).any():
-            raise ValueError("There are passages that end before they begin.")
+        return
+    numbers, begins, ends = (entries.column(name).to_numpy() for name in ("passage", "begin", "end"))
+    first, begun = numbers == 0, entries.column("text").is_valid().to_numpy()
+    if not first[:1].all() or (np.diff(numbers)[~first[1:]] != 1).any() or not np.array_equal(begun, first):
+        raise ValueError("The passages are not numbered from 0 in each text.")
+    if (begins < 0).any() or (ends <= begins).any():
+        raise ValueError("There are passages that end before they begin.")
 
 
 def gathered(rows: Iterator[tuple[np.ndarray, pa.Table]]) -> Segment:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import itertools
 import json
 import struct
 from collections.abc import Iterable, Iterator
@@ -38,21 +39,13 @@ def shard_schema(dimension: int) -> pa.Schema:
 
 @dataclass(frozen=True)
 class Shard:
-    """What the footer of a shard says.
+    """What the footer of a shard says."""
 
-    Args:
-        file: Its path or URI.
-        rows: Texts in it.
-        dimension: Numbers of a vector.
-        made: ``fingerprint``, ``model`` and ``dimensions`` of the model, and of what the shard was made.
-        mark: A digest of the footer, which holds a digest of all rows.
-    """
-
-    file: str
+    file: str  # path or URI
     rows: int
     dimension: int
-    made: dict[str, Any]
-    mark: str
+    made: dict[str, Any]  # ``fingerprint``, ``model`` and ``dimensions`` of the model, and of what the shard was made
+    mark: str  # a digest of the footer, which holds a digest of all rows
 
     @property
     def model(self) -> Identity:
@@ -60,11 +53,7 @@ class Shard:
 
 
 def place(file: str | Path) -> tuple[fs.FileSystem, str]:
-    """The file system of a path or URI, and the path in there.
-
-    Raises:
-        OSError: If nothing is known of such a URI.
-    """
+    """The file system of a path or URI, and the path in there."""
     if "://" not in str(file):
         return fs.LocalFileSystem(), str(file)
     try:
@@ -74,12 +63,7 @@ def place(file: str | Path) -> tuple[fs.FileSystem, str]:
 
 
 def listed(files: str | Path | Iterable[str | Path]) -> list[str]:
-    """The files that are meant by a pattern for names such as ``out/*.parquet``, by a folder, or by a list.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If a file is there twice.
-    """
+    """The files, at least one, that are meant by a pattern such as ``out/*.parquet``, by a folder, or by a list."""
     if isinstance(files, (str, Path)):
         system, path = place(files)
         folder, _, pattern = path.rpartition("/")
@@ -98,20 +82,14 @@ def listed(files: str | Path | Iterable[str | Path]) -> list[str]:
         found = [str(file) for file in files]
     if not found:
         raise FileNotFoundError(f"There is no file in or like {quoted(str(files))}: check the path.")
-    for one, other in zip(sorted(found), sorted(found)[1:], strict=False):
+    for one, other in itertools.pairwise(sorted(found)):
         if one == other:
             raise ValueError(f"The file {quoted(one)} is named twice: name it once.")
     return found
 
 
 def read_shard(file: str | Path) -> Shard:
-    """What the footer of a shard says.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        OSError: If it cannot be read.
-        ValueError: If it is no shard, or is cut off or damaged.
-    """
+    """What the footer of a shard says, an OSError, or a ValueError where it is none."""
     with _reading(file) as parquet:
         told, schema, rows = parquet.metadata.metadata or {}, parquet.schema_arrow, parquet.metadata.num_rows
         mark = _mark(file)
@@ -135,16 +113,7 @@ def read_shard(file: str | Path) -> Shard:
 
 
 def read_shards(files: str | Path | Iterable[str | Path]) -> list[Shard]:
-    """The shards of one model; all footers are read before anything is done with any of them.
-
-    Args:
-        files: As for `listed`.
-
-    Raises:
-        OSError: If one is not there or cannot be read.
-        ValueError: If one is no shard, another model made it than the first, two have an id in common, or there is
-            no row in all of them.
-    """
+    """The shards of one model, without an id twice; all footers are read before anything is done with any of them."""
     shards = [read_shard(file) for file in listed(files)]
     first = shards[0]
     for shard in shards:
@@ -159,11 +128,7 @@ def read_shards(files: str | Path | Iterable[str | Path]) -> list[Shard]:
 
 
 def batches(shard: Shard, columns: list[str] | None = None, size: int = WINDOW) -> Iterator[pa.RecordBatch]:
-    """The rows of a shard, so many at a time.
-
-    Raises:
-        ValueError: If it is damaged or was replaced meanwhile.
-    """
+    """The rows of a shard, so many at a time; refuses one that is damaged or was replaced meanwhile."""
     rows = 0
     with _reading(shard.file) as parquet:
         for batch in parquet.iter_batches(size, columns=columns):
@@ -177,11 +142,7 @@ def batches(shard: Shard, columns: list[str] | None = None, size: int = WINDOW) 
 
 
 def unit_rows(shard: Shard, size: int = WINDOW) -> Rows:
-    """The unit vectors and the entries of a shard, so many rows at a time.
-
-    Raises:
-        ValueError: If the shard is damaged, or a vector is zero or not finite.
-    """
+    """The unit vectors and the entries of a shard, so many rows at a time."""
     before = 0
     for batch in batches(shard, size=size):
         table = pa.Table.from_batches([batch.select(SCHEMA.names)]).cast(SCHEMA)
@@ -204,24 +165,23 @@ def all_rows(shards: list[Shard], show_progress: bool | None) -> Rows:
 
 def _check_ids(shards: list[Shard]) -> None:
     """Refuse an id that is there twice."""
-    ids = (item for shard in shards for some in _ids(shard) for item in some)
-    suspects = shared_hashes(ids, sum(shard.rows for shard in shards))
-    if not suspects:
-        return
+    suspects = shared_hashes(itertools.chain.from_iterable(map(_ids, shards)), sum(shard.rows for shard in shards))
     seen: dict[int | str, Shard] = {}
-    for shard in shards:
-        for item in (item for ids in _ids(shard) for item in ids if hash(item) in suspects):
+    for shard in shards if suspects else ():
+        for item in _ids(shard):
             if item in seen:
-                where = f"twice in {shard.file!r}" if seen[item] is shard else f"in {seen[item].file!r} and"
-                where += "" if seen[item] is shard else f" {shard.file!r}"
+                other = seen[item]
+                where = f"twice in {shard.file!r}" if other is shard else f"in {other.file!r} and {shard.file!r}"
                 raise ValueError(f"The id {quoted(item)} is {where}: make the ids different, and encode again.")
-            seen[item] = shard
+            if hash(item) in suspects:
+                seen[item] = shard
 
 
-def _ids(shard: Shard) -> Iterator[list[int | str]]:
+def _ids(shard: Shard) -> Iterator[int | str]:
     for batch in batches(shard, ["id"]):
         with _named(shard):
-            yield parsed_ids(batch.column("id"))
+            ids = parsed_ids(batch.column("id"))
+        yield from ids
 
 
 @contextmanager

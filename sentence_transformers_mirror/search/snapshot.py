@@ -27,27 +27,17 @@ _CENTRE = 10_000  # rows
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything that a search reads. Never changed; a change of an index makes a new one.
-
-    Args:
-        segments: Rows in their order.
-        removed: Whether each row was removed, shape (rows,), bool.
-        structure: A FAISS index over the first rows, None if they are scanned, or a function that loads one of these.
-        report: How the structure was chosen; None in an index without rows.
-        calibration: The last result of ``calibrate``.
-        next_id: The number that the next text without an id gets.
-        language: The language whose words are stemmed for a search by words; None leaves them as they are.
-        passages: Tokens of the passages that texts are cut into, which are then the rows; None does not cut.
-    """
+    """Everything that a search reads. Never changed; a change of an index makes a new one."""
 
     segments: tuple[Segment, ...]
-    removed: np.ndarray
+    removed: np.ndarray  # whether each row was, shape (rows,), bool
+    # A FAISS index over the first rows, None if they are scanned, or a function that loads one of these.
     structure: Structure | Callable[[], Structure | None] | None = None
-    report: Report | None = None
+    report: Report | None = None  # how it was chosen; None in an index without rows
     calibration: Calibration | None = None
-    next_id: int = 0
-    language: str | None = None
-    passages: int | None = None
+    next_id: int = 0  # the number that the next text without an id gets
+    language: str | None = None  # whose words are stemmed for a search by words
+    passages: int | None = None  # tokens of the passages that texts are cut into, which are then the rows
 
     @classmethod
     def of(cls, *segments: Segment) -> Snapshot:
@@ -60,7 +50,6 @@ class Snapshot:
 
     @cached_property
     def lexicon(self) -> words.Lexicon:
-        """What a search by words asks."""
         parts = [part for segment in self.segments for part in segment.words(self.language)]
         return words.Lexicon(parts, self.alive, self.language)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from sentence_transformers_mirror.search.manifest import (
     CURE,
     MANIFEST,
     Manifest,
+    PostingsFile,
     SegmentFiles,
     WordsFiles,
     checksum,
@@ -39,39 +41,20 @@ _checksum = checksum  # the name by which scripts that forge a manifest know it
 
 @dataclass
 class Contents:
-    """What `read` found.
-
-    Args:
-        snapshot: What is searched.
-        manifest: Everything that is small.
-        home: The resolved folder.
-        blobs: All files.
-        words: Functions that read the words of segments.
-        lost: Files of caches that are damaged or missing.
-    """
+    """What `read` found."""
 
     snapshot: Snapshot
     manifest: Manifest
-    home: str
-    blobs: list[Blob]
-    words: list[Callable[[], object]]
-    lost: list[Path]
+    home: str  # the resolved folder
+    words: list[Callable[[], object]]  # functions that read the words of segments
+    lost: list[Path]  # files of caches that are damaged or missing
 
 
 def read(path: str | Path, mapped: bool = False, with_faiss: bool = True) -> Contents:
-    """Read an index.
+    """Read an index, whatever is saved meanwhile.
 
-    Args:
-        path: The folder.
-        mapped: Map the files instead of reading them, and verify manifest, sizes and headers only. Entries and FAISS
-            structure are verified in full before their first use, vectors are not.
-        with_faiss: Whether FAISS may read its file; otherwise the structure is made anew.
-
-    Returns:
-        The index. A save that happens meanwhile does not disturb it.
-
-    Raises:
-        BrokenIndexError: If the folder holds no index, or one that is damaged or of a newer format.
+    Mapped, only manifest, sizes and headers are verified now, entries and FAISS structure before their first use, and
+    vectors never. Without FAISS, its file stays unread and the structure is made anew.
     """
     folder = Path(path)
     while True:
@@ -100,32 +83,28 @@ def _read(folder: Path, index: dict[str, Any], mapped: bool, with_faiss: bool) -
     except (TypeError, ValueError) as error:
         raise BrokenIndexError(f"{folder / MANIFEST} describes no index, {error}: {CURE}.") from error
     segments: list[Segment] = []
-    blobs: list[Blob] = []
     readers: list[Callable[[], object]] = []
     lost: list[Path] = []
     home = str(folder.resolve())
     for record in manifest.segments:
-        segment, files = read_segment(folder, record, manifest.dimension, entries_schema(manifest.passages), mapped)
-        blobs += files
+        segment = read_segment(folder, record, manifest.dimension, entries_schema(manifest.passages), mapped)
         segments.append(segment)
         if not mapped:
             segment.entries  # noqa: B018  # now, rather than at the first hit
         if record.words is not None:
             try:
-                read_words, files = words_reader(folder, record.words, mapped)
+                read_words = words_reader(folder, record.words, mapped)
             except (BrokenIndexError, FileNotFoundError):
                 lost += [folder / part.file.name for part in record.words.parts]
                 segment.files[home] = replace(record, words=None)
             else:
-                blobs += files
                 readers.append(read_words)
                 if record.words.reader == words.reader(manifest.language):
                     segment.read_words = read_words
     removed = np.zeros(manifest.rows, bool)
     if manifest.removed is not None:
         blob = Blob(folder, manifest.removed.file, mapped)
-        blobs.append(blob)
-        blob.verified()
+        blob.verified  # noqa: B018  # mapped or not
         rows = blob.array(np.int64, (manifest.removed.rows,))
         if len(rows) and (rows.min() < 0 or rows.max() >= len(removed)):
             raise BrokenIndexError(f"{blob.file} names rows that do not exist: {CURE}.")
@@ -141,19 +120,15 @@ def _read(folder: Path, index: dict[str, Any], mapped: bool, with_faiss: bool) -
     )
     if manifest.structure is not None:
         faiss = None
-        # Only a cache: where it is damaged or gone, it is made again from the vectors.
-        try:
+        try:  # only a cache: where it is damaged or gone, it is made again from the vectors
             faiss = Blob(folder, manifest.structure.file, mapped)
-            blobs.append(faiss)
         except (BrokenIndexError, FileNotFoundError):
             lost.append(folder / manifest.structure.file.name)
         snapshot = replace(snapshot, structure=_structure_loader(faiss, manifest, snapshot, folder, with_faiss))
-    return Contents(snapshot, manifest, home, blobs, readers, lost)
+    return Contents(snapshot, manifest, home, readers, lost)
 
 
-def read_segment(
-    folder: Path, record: SegmentFiles, dimension: int, schema: pa.Schema, mapped: bool
-) -> tuple[Segment, list[Blob]]:
+def read_segment(folder: Path, record: SegmentFiles, dimension: int, schema: pa.Schema, mapped: bool) -> Segment:
     vectors, entries = Blob(folder, record.vectors, mapped), Blob(folder, record.entries, mapped)
 
     def table() -> pa.Table:
@@ -167,25 +142,20 @@ def read_segment(
         return found
 
     array = vectors.array(np.float32, (record.rows, dimension))
-    return Segment(array, table, (str(folder.resolve()), record), mapped), [vectors, entries]
+    return Segment(array, table, (str(folder.resolve()), record), mapped)
 
 
-def words_reader(
-    folder: Path, record: WordsFiles, mapped: bool
-) -> tuple[Callable[[], tuple[words.Postings, ...]], list[Blob]]:
-    """The files of the words of a segment, and a function that reads these or raises a `BrokenIndexError`."""
+def words_reader(folder: Path, record: WordsFiles, mapped: bool) -> Callable[[], tuple[words.Postings, ...]]:
+    """A function that reads the words of a segment from files, which must be there, or raises a `BrokenIndexError`."""
     blobs = [Blob(folder, part.file, mapped) for part in record.parts]
 
-    def read() -> tuple[words.Postings, ...]:
-        made = []
-        for blob, part in zip(blobs, record.parts, strict=True):
-            try:
-                made.append(words.Postings(blob.table(words.SCHEMAS), part.rows))
-            except ValueError as error:
-                raise BrokenIndexError(f"{blob.file}: {error}") from error
-        return tuple(made)
+    def postings(blob: Blob, part: PostingsFile) -> words.Postings:
+        try:
+            return words.Postings(blob.table(words.SCHEMAS), part.rows)
+        except ValueError as error:
+            raise BrokenIndexError(f"{blob.file}: {error}") from error
 
-    return read, blobs
+    return lambda: tuple(map(postings, blobs, record.parts))
 
 
 def _structure_loader(
@@ -201,7 +171,7 @@ def _structure_loader(
         try:
             if blob is not None and with_faiss:
                 return read_structure(
-                    blob.verified(), manifest.dimension, record.covered, record.held_out, record.effort, record.depth
+                    blob.verified, manifest.dimension, record.covered, record.held_out, record.effort, record.depth
                 )
         except ValueError as error:
             logger.warning(printable(error))
@@ -225,17 +195,16 @@ def _structure_loader(
 def verify(path: str | Path) -> dict[str, int]:
     """What ``SearchIndex.verify`` does. FAISS is not given its file, whose checksum is all that can be checked."""
     contents = read(path)
-    snapshot = contents.snapshot
+    snapshot, manifest = contents.snapshot, contents.manifest
     if suspects := shared_hashes(snapshot.ids(), snapshot.count):
         ids = [item for item in snapshot.ids() if hash(item) in suspects]
         if len(set(ids)) != len(ids):
             raise BrokenIndexError(f"{path} has an id twice: build the index again.")
-    for record, segment in zip(contents.manifest.segments, snapshot.segments, strict=True):
+    for record, segment in zip(manifest.segments, snapshot.segments, strict=True):
         # The norms without the squares of all numbers at once.
         if not np.allclose(np.einsum("ij,ij->i", segment.vectors, segment.vectors), 1, atol=2e-4):
             raise BrokenIndexError(f"{Path(path, record.vectors.name)} has vectors that are no unit vectors.")
-        for _ in segment.all_metadata():
-            pass
+        deque(segment.all_metadata(), maxlen=0)  # which complains
     cure = "load the index and save it, which repairs it"
     try:
         for read_words in contents.words:
@@ -244,16 +213,12 @@ def verify(path: str | Path) -> dict[str, int]:
         raise BrokenIndexError(f"{error}; {cure}.") from error
     if contents.lost:
         raise BrokenIndexError(f"{', '.join(map(str, contents.lost))}: damaged or missing; {cure}.")
-    size = sum(blob.file.stat().st_size for blob in contents.blobs)
-    return {"texts": snapshot.count, "files": len(contents.blobs) + 1, "bytes": size}
+    files = list(manifest.files())
+    return {"texts": snapshot.count, "files": len(files) + 1, "bytes": sum(file.size for file in files)}
 
 
 def refuse_taken(path: str | Path, overwrite: bool) -> None:
-    """Refuse to replace an index that somebody may want to keep.
-
-    Raises:
-        ConflictError: If one lies there and it is not to be overwritten.
-    """
+    """Refuse to replace an index that somebody may want to keep, with a `ConflictError`."""
     if not overwrite and tag_of(path) is not None:  # complains about what is none
         raise ConflictError(
             f"There is an index in {path} already: choose another folder, or replace it with overwrite=True."

@@ -35,17 +35,8 @@ class Vectors:
 
 
 def unit(vectors: np.ndarray, texts: Sequence[object], before: int | None = None) -> np.ndarray:
-    """Vectors as float32 of length 1; half precision normalises to three digits only.
-
-    Args:
-        vectors: Numbers, shape (texts, dimension).
-        texts: What they are the vectors of.
-        before: How many texts came before these; None if they are not counted.
-
-    Raises:
-        ValueError: If a vector is zero or not finite.
-    """
-    vectors = np.ascontiguousarray(vectors, np.float32)
+    """Vectors of texts as float32 of length 1; refuses zero and non-finite ones, counting from the texts before."""
+    vectors = np.ascontiguousarray(vectors, np.float32)  # half precision normalises to three digits only
     squares = np.vecdot(vectors, vectors)
     if not all(1e-20 < square < 1e20 for square in squares.tolist()):
         # Where squares of a float32 overflow or vanish, they do not in float64.
