@@ -27,9 +27,8 @@ class Blob:
         if actual != record.size or not actual:
             raise BrokenIndexError(f"{self.file} is damaged, it has {actual:,} bytes and not {record.size:,}: {CURE}.")
         # Opened now and not when it is needed: a later save may delete the name, but not what is open.
-        self._bytes = (
-            np.memmap(self.file, np.uint8, "r").view(np.ndarray) if mapped else np.fromfile(self.file, np.uint8)
-        )
+        found = np.memmap(self.file, np.uint8, "r") if mapped else np.fromfile(self.file, np.uint8)
+        self._bytes = found.view(np.ndarray)
         if not mapped:
             self.verified  # noqa: B018
 

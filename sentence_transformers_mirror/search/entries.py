@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -17,15 +18,7 @@ import pyarrow as pa
 from sentence_transformers_mirror.printable import printable, quoted
 from sentence_transformers_mirror.scalars import plain
 from sentence_transformers_mirror.search.segments import CUT, SCHEMA
-from sentence_transformers_mirror.texts.files import (
-    column_names,
-    has_cells,
-    read_rows,
-    refuse_no_texts,
-    string_columns,
-    text_column,
-    typed,
-)
+from sentence_transformers_mirror.texts import files
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -113,7 +106,6 @@ def check_text(text: object, what: str) -> None:
 
 
 def check_unicode(text: str, what: str) -> None:
-    """Refuse what cannot be written as UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -146,15 +138,13 @@ def check_new(ids: Iterable[int | str], seen: set[int | str]) -> None:
 def _json(metadata: Mapping[str, Any] | None) -> str | None:
     if metadata is None:
         return None
-    try:
+    with suppress(TypeError, ValueError, RecursionError):
         text = json.dumps(metadata, allow_nan=False, default=_plain_number)
         back = json.loads(text)
         if isinstance(metadata, dict) and back == metadata and not _too_deep(text, back):
             if _HALF.search(text):
                 json.dumps(back, ensure_ascii=False).encode()
             return text
-    except (TypeError, ValueError, RecursionError):
-        pass
     raise TypeError(
         f"The metadata {quoted(metadata, 80)} would not come back as it is: pass a dictionary with strings as keys "
         "and strings, finite numbers, bools, None, lists and dictionaries as values."
@@ -182,7 +172,7 @@ def _too_deep(text: str, value: Any) -> bool:
 def _strings(texts: Iterable[str] | Dataset | Path) -> Iterable[str]:
     if isinstance(texts, (str, Path)):
         return columns(Path(texts))[0]
-    refuse_no_texts(texts)
+    files.refuse_no_texts(texts)
     names = getattr(texts, "column_names", None)  # of a datasets.Dataset, without importing datasets for all others
     if names is not None:
         if "text" not in names:
@@ -202,7 +192,7 @@ def columns(
 
     Rows without a text are left out; ``skipped`` receives where they are, and without it a warning is logged.
     """
-    names, rows = column_names(path, read_rows(path))
+    names, rows = files.column_names(path, files.read_rows(path))
     first = next(rows, None)
     if first is None:
         return iter(()), None, None
@@ -211,8 +201,9 @@ def columns(
             there = ", ".join(map(printable, names))
             raise ValueError(f"{str(path)!r} has no column {name!r}; the columns are {there}.")
     others = {item, *metadata}
-    text = text_column(names, [name for name in string_columns(path, first[1]) if name not in others], text)
-    convert = typed if has_cells(path) else (lambda value: value)
+    strings = [name for name in files.string_columns(path, first[1]) if name not in others]
+    text = files.text_column(names, strings, text)
+    convert = files.typed if files.has_cells(path) else (lambda value: value)
 
     def checked() -> Iterator[tuple[str, Any, dict[str, Any]]]:
         blank = [] if skipped is None else skipped
@@ -238,5 +229,5 @@ def columns(
         if blank and skipped is None:
             logger.warning(f"{len(blank):,} rows of {str(path)!r} have no text and are left out, first {blank[0]}.")
 
-    texts, ids, extra = (map(itemgetter(place), rows) for place, rows in enumerate(itertools.tee(checked(), 3)))
+    texts, ids, extra = (map(itemgetter(place), copy) for place, copy in enumerate(itertools.tee(checked(), 3)))
     return texts, None if item is None else ids, extra if metadata else None

@@ -8,7 +8,7 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -67,8 +67,6 @@ class SegmentFiles:
 
 @dataclass(frozen=True)
 class RemovedFile:
-    """The rows that were removed."""
-
     file: Annotated[File, "removed"]
     rows: Count
 
@@ -113,17 +111,19 @@ class Manifest:
         for segment in made.segments:
             told = segment.words is None or sum(part.rows for part in segment.words.parts) == segment.rows
             _need(told, "rows of words are not those of the segment")
-        if made.report is not None:
-            tuned = [getattr(made.report, name) for name in ("factory", "effort", "depth", "recall", "recall_bound")]
-            _need(len({value is None for value in (*tuned, made.report.sample)}) == 1, "report is there in parts")
-        for part in (made.removed, made.report):
+        report, structure = made.report, made.structure
+        if report is not None:
+            tuned = (report.factory, report.effort, report.depth, report.recall, report.recall_bound, report.sample)
+            _need(len({value is None for value in tuned}) == 1, "report is there in parts")
+        for part in (made.removed, report):
             _need(part is None or part.rows <= made.rows, "more rows were removed or measured than there are")
-        if made.structure is not None:
-            held_out, covered = made.structure.held_out, made.structure.covered
+        if structure is not None:
+            held_out, covered = structure.held_out, structure.covered
             _need(covered <= made.rows and all(row < covered for row in held_out), "structure covers other rows")
             _need(held_out == sorted(set(held_out)), "held_out is not in ascending order")  # and names no row twice
-            known = made.report is not None and made.report.sample == len(held_out) < covered
-            _need(known, "report is not that of the structure")
+            _need(
+                report is not None and report.sample == len(held_out) < covered, "report is not that of the structure"
+            )
         check_language(made.language)
         return made
 
@@ -194,6 +194,9 @@ def file_name(kind: str) -> str:
     return rf"{kind}-[0-9a-f]{{16}}\.{ENDINGS[kind]}"
 
 
+_types = cache(partial(get_type_hints, include_extras=True))
+
+
 def _need(holds: bool, what: str) -> None:
     if not holds:
         raise ValueError(what)
@@ -228,8 +231,3 @@ def _read(kind: Any, value: Any, what: str) -> Any:
     else:
         _need(type(value) is kind and (kind is int or len(value) < 10_000), f"{what} is missing or no {kind.__name__}")
     return value
-
-
-@cache
-def _types(record: Any) -> dict[str, Any]:
-    return get_type_hints(record, include_extras=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,7 +31,6 @@ class Positions:
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Positions:
-        """Those of all rows."""
         keys, filled = np.empty(len(snapshot.removed), np.uint64), 0
         for start, segment in zip(snapshot.vectors.starts, snapshot.segments, strict=False):
             for made in _keys(segment, start):
@@ -67,7 +66,7 @@ class Positions:
         return rows
 
     def refuse(self, ids: Sequence[int | str]) -> None:
-        """Refuse ids that are there already, with a ValueError."""
+        """Refuse ids that are there already."""
         known = np.flatnonzero(self.find(ids) >= 0)
         if len(known):
             raise ValueError(
@@ -85,13 +84,20 @@ class Positions:
         return row
 
 
-def shared_hashes(ids: Iterable[int | str], count: int) -> set[int]:
-    """The hashes that several of so many ids have: only these ids can be there twice. Takes 9 bytes an id."""
-    found = map(hash, ids)
+def repeated(read: Callable[[], Iterable[int | str]], count: int) -> int | str | None:
+    """The first of so many ids that was there before, if any: in 9 bytes an id, and read again where hashes meet."""
+    found = map(hash, read())
     hashes = np.fromiter(found, np.int64, count)
     deque(found, maxlen=0)  # to the end, where a reader may complain
     hashes.sort()
-    return set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    seen: set[int | str] = set()
+    for item in read() if suspects else ():
+        if item in seen:
+            return item
+        if hash(item) in suspects:
+            seen.add(item)
+    return None
 
 
 def _hashes(ids: Sequence[object]) -> np.ndarray:

@@ -27,7 +27,7 @@ SCHEMA = pa.schema([("id", pa.large_string()), ("text", pa.large_string()), ("me
 # in the first of them and null in the others; id and metadata are in all.
 CUT = pa.schema([*SCHEMA, ("passage", pa.int64()), ("begin", pa.int64()), ("end", pa.int64())])
 _PIECE = 8_192  # rows whose ids or metadata are read at a time
-NULLABLE = ["metadata", "text"]  # a null text is found by `check_cut`
+NULLABLE = ["metadata", "text"]  # a null text is found by `fault_of`
 
 
 class Segment:
@@ -168,18 +168,15 @@ def entries_schema(passages: int | None) -> pa.Schema:
     return SCHEMA if passages is None else CUT
 
 
-def check_cut(entries: pa.Table) -> None:
-    """Refuse entries without a text, or whose passages are not numbered from 0 in each text."""
+def fault_of(entries: pa.Table) -> str | None:
+    """What is wrong with entries that have the right columns, if anything."""
     if len(entries.schema) == len(SCHEMA):
-        if entries.column("text").null_count:
-            raise ValueError("There are rows without text.")
-        return
+        return "There are rows without text." if entries.column("text").null_count else None
     numbers, begins, ends = (entries.column(name).to_numpy() for name in ("passage", "begin", "end"))
     first, begun = numbers == 0, entries.column("text").is_valid().to_numpy()
     if not first[:1].all() or (np.diff(numbers)[~first[1:]] != 1).any() or not np.array_equal(begun, first):
-        raise ValueError("The passages are not numbered from 0 in each text.")
-    if (begins < 0).any() or (ends <= begins).any():
-        raise ValueError("There are passages that end before they begin.")
+        return "The passages are not numbered from 0 in each text."
+    return "There are passages that end before they begin." if (begins < 0).any() or (ends <= begins).any() else None
 
 
 def gathered(rows: Iterator[tuple[np.ndarray, pa.Table]]) -> Segment:

@@ -12,7 +12,7 @@ import itertools
 import json
 import struct
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from pyarrow import fs
 
 from sentence_transformers_mirror.errors import BrokenIndexError
 from sentence_transformers_mirror.printable import quoted
-from sentence_transformers_mirror.search.positions import shared_hashes
+from sentence_transformers_mirror.search.positions import repeated
 from sentence_transformers_mirror.search.rows import WINDOW, Rows
 from sentence_transformers_mirror.search.segments import SCHEMA, parsed_ids, parsed_metadata
 from sentence_transformers_mirror.search.state import Identity
@@ -74,9 +74,8 @@ def listed(files: str | Path | Iterable[str | Path]) -> list[str]:
         elif kind == fs.FileType.File or not any(sign in pattern for sign in "*?["):
             return [str(files)]
         there = system.get_file_info(fs.FileSelector(folder or begin or ".", allow_not_found=True))
-        names = sorted(one.base_name for one in there if one.is_file)
-        if not pattern.startswith((".", "_")):  # of what is no data, by the custom of Parquet
-            names = [name for name in names if not name.startswith((".", "_"))]
+        hidden = () if pattern.startswith((".", "_")) else (".", "_")  # is no data, by the custom of Parquet
+        names = sorted(one.base_name for one in there if one.is_file and not one.base_name.startswith(hidden))
         found = [begin + name for name in fnmatch.filter(names, pattern)]
     else:
         found = [str(file) for file in files]
@@ -99,17 +98,14 @@ def read_shard(file: str | Path) -> Shard:
             f"{str(file)!r} is no shard of vectors: it lacks what `encode_shards` writes, and its columns are "
             f"{', '.join(map(quoted, there))}; encode its texts first."
         )
-    vectors = there["embedding"]
-    try:
+    vectors, kinds = there["embedding"], {"fingerprint": str, "model": str | None, "dimensions": int | None}
+    fits = all(pa.types.is_large_string(there[name]) for name in SCHEMA.names)
+    fits = fits and pa.types.is_fixed_size_list(vectors) and vectors.value_type == pa.float32()
+    with suppress(ValueError, RecursionError):
         made = json.loads(told[KEY])
-        fits = all(pa.types.is_large_string(there[name]) for name in SCHEMA.names)
-        fits = fits and pa.types.is_fixed_size_list(vectors) and vectors.value_type == pa.float32()
-        kinds = {"fingerprint": str, "model": str | None, "dimensions": int | None}
-        if not fits or not isinstance(made, dict) or not all(isinstance(made.get(k), kinds[k]) for k in kinds):
-            raise ValueError
-    except (ValueError, RecursionError):
-        raise ValueError(f"{str(file)!r} has columns or a footer of another kind than a shard: {_REMAKE}.") from None
-    return Shard(str(file), rows, vectors.list_size, made, mark)
+        if fits and isinstance(made, dict) and all(isinstance(made.get(name), kinds[name]) for name in kinds):
+            return Shard(str(file), rows, vectors.list_size, made, mark)
+    raise ValueError(f"{str(file)!r} has columns or a footer of another kind than a shard: {_REMAKE}.")
 
 
 def read_shards(files: str | Path | Iterable[str | Path]) -> list[Shard]:
@@ -164,17 +160,11 @@ def all_rows(shards: list[Shard], show_progress: bool | None) -> Rows:
 
 
 def _check_ids(shards: list[Shard]) -> None:
-    """Refuse an id that is there twice."""
-    suspects = shared_hashes(itertools.chain.from_iterable(map(_ids, shards)), sum(shard.rows for shard in shards))
-    seen: dict[int | str, Shard] = {}
-    for shard in shards if suspects else ():
-        for item in _ids(shard):
-            if item in seen:
-                other = seen[item]
-                where = f"twice in {shard.file!r}" if other is shard else f"in {other.file!r} and {shard.file!r}"
-                raise ValueError(f"The id {quoted(item)} is {where}: make the ids different, and encode again.")
-            if hash(item) in suspects:
-                seen[item] = shard
+    twice = repeated(lambda: itertools.chain.from_iterable(map(_ids, shards)), sum(shard.rows for shard in shards))
+    if twice is not None:
+        one, other = [shard.file for shard in shards for item in _ids(shard) if item == twice][:2]
+        where = f"twice in {one!r}" if one == other else f"in {one!r} and {other!r}"
+        raise ValueError(f"The id {quoted(twice)} is {where}: make the ids different, and encode again.")
 
 
 def _ids(shard: Shard) -> Iterator[int | str]:

@@ -41,7 +41,6 @@ class Snapshot:
 
     @classmethod
     def of(cls, *segments: Segment) -> Snapshot:
-        """All rows of some segments."""
         return cls(segments, np.zeros(sum(map(len, segments)), bool), next_id=next_id(segments))
 
     @cached_property
@@ -61,7 +60,6 @@ class Snapshot:
 
     @cached_property
     def loaded(self) -> Structure | None:
-        """The structure, loaded if it was not yet."""
         return self.structure() if callable(self.structure) else self.structure
 
     @cached_property

@@ -29,8 +29,8 @@ from sentence_transformers_mirror.search.manifest import (
     read_index,
     tag_of,
 )
-from sentence_transformers_mirror.search.positions import shared_hashes
-from sentence_transformers_mirror.search.segments import NULLABLE, Segment, check_cut, entries_schema
+from sentence_transformers_mirror.search.positions import repeated
+from sentence_transformers_mirror.search.segments import NULLABLE, Segment, entries_schema, fault_of
 from sentence_transformers_mirror.search.snapshot import Snapshot
 from sentence_transformers_mirror.search.structure import Structure, read_structure
 
@@ -89,8 +89,6 @@ def _read(folder: Path, index: dict[str, Any], mapped: bool, with_faiss: bool) -
     for record in manifest.segments:
         segment = read_segment(folder, record, manifest.dimension, entries_schema(manifest.passages), mapped)
         segments.append(segment)
-        if not mapped:
-            segment.entries  # noqa: B018  # now, rather than at the first hit
         if record.words is not None:
             try:
                 read_words = words_reader(folder, record.words, mapped)
@@ -135,14 +133,12 @@ def read_segment(folder: Path, record: SegmentFiles, dimension: int, schema: pa.
         found = entries.table([schema], NULLABLE)
         if found.num_rows != record.rows:
             raise BrokenIndexError(f"{entries.file} has {found.num_rows} rows and not {record.rows}: {CURE}.")
-        try:
-            check_cut(found)
-        except ValueError as error:
-            raise BrokenIndexError(f"{entries.file}: {error} {CURE.capitalize()}.") from None
+        if fault := fault_of(found):
+            raise BrokenIndexError(f"{entries.file}: {fault} {CURE.capitalize()}.")
         return found
 
     array = vectors.array(np.float32, (record.rows, dimension))
-    return Segment(array, table, (str(folder.resolve()), record), mapped)
+    return Segment(array, table if mapped else table(), (str(folder.resolve()), record), mapped)
 
 
 def words_reader(folder: Path, record: WordsFiles, mapped: bool) -> Callable[[], tuple[words.Postings, ...]]:
@@ -196,10 +192,8 @@ def verify(path: str | Path) -> dict[str, int]:
     """What ``SearchIndex.verify`` does. FAISS is not given its file, whose checksum is all that can be checked."""
     contents = read(path)
     snapshot, manifest = contents.snapshot, contents.manifest
-    if suspects := shared_hashes(snapshot.ids(), snapshot.count):
-        ids = [item for item in snapshot.ids() if hash(item) in suspects]
-        if len(set(ids)) != len(ids):
-            raise BrokenIndexError(f"{path} has an id twice: build the index again.")
+    if repeated(snapshot.ids, snapshot.count) is not None:
+        raise BrokenIndexError(f"{path} has an id twice: build the index again.")
     for record, segment in zip(manifest.segments, snapshot.segments, strict=True):
         # The norms without the squares of all numbers at once.
         if not np.allclose(np.einsum("ij,ij->i", segment.vectors, segment.vectors), 1, atol=2e-4):
