@@ -158,9 +158,8 @@ class Save:
         _replace(self.fresh[-1], self.folder / MANIFEST)
         _sync_folder(self.folder)
         named = {file.name for file in manifest.files()}
-        _delete(
-            file for file in list(self.folder.iterdir()) if _FILE_NAME.fullmatch(file.name) and file.name not in named
-        )
+        ours = [file for file in self.folder.iterdir() if _FILE_NAME.fullmatch(file.name)]
+        _delete(file for file in ours if file.name not in named)
 
 
 @contextlib.contextmanager
