@@ -35,8 +35,8 @@ from benchmarks.markdown import source, table
 from benchmarks.scaling import sentences
 from sentence_transformers_mirror import SearchIndex, embedded_model_path, encode_shards
 from sentence_transformers_mirror.environment import environment
-from sentence_transformers_mirror.search.faiss_runtime import load_faiss
 from sentence_transformers_mirror.search.shards import KEY, shard_schema
+from sentence_transformers_mirror.search.structure import load_faiss
 
 PARTS = ["workers", "ray", "memory"]
 WORKERS = [1, 2, 4]

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
-from sentence_transformers.base.losses.gradcache import CachedLossMixin
-from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
+from sentence_transformers.base.losses.gradcache import CachedLossMixin as CachedLossMixin
+from sentence_transformers.sentence_transformer.data_collator import (
+    SentenceTransformerDataCollator as SentenceTransformerDataCollator,
+)
 from sentence_transformers.sentence_transformer.losses.adaptive_layer import TransformerDecorator
 from sentence_transformers.sentence_transformer.model_card import SentenceTransformerModelCardCallback
 from torch import Tensor, nn
@@ -21,38 +24,9 @@ from torch.autograd.graph import increment_version
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AttentionInterface, PreTrainedModel, TrainingArguments
 from transformers.masking_utils import AttentionMaskInterface
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_callback import PrinterCallback as PrinterCallback
+from transformers.trainer_callback import ProgressCallback as ProgressCallback
 from transformers.utils import logging as transformers_logging
-
-__all__ = [
-    "CachedLossMixin",
-    "PrinterCallback",
-    "PrivateCardCallback",
-    "ProgressCallback",
-    "SentenceTransformerDataCollator",
-    "attention_functions",
-    "attention_name",
-    "computes_twice",
-    "count_steps",
-    "describe_run",
-    "draw_bars",
-    "encoders",
-    "end_workers",
-    "has_native_bf16",
-    "in_adaptive_layer_loss",
-    "is_compiled",
-    "pack_linear",
-    "packed_linear",
-    "packs_linears",
-    "random_weights",
-    "raise_versions",
-    "unread_poolers",
-    "write_card",
-    "register_attention",
-    "set_attention",
-    "use_one_device",
-    "weights_version",
-]
 
 
 def encoders(model: nn.Module) -> list[PreTrainedModel]:
@@ -104,10 +78,8 @@ def is_compiled(model: nn.Module) -> bool:
 
 # What torch.compile uses on a CPU; there is no documented way to multiply with a weight laid out by oneDNN.
 def packs_linears() -> bool:
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
-    onednn = torch.backends.mkldnn
-    usable = x86 and onednn.is_available() and onednn.enabled and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return bool(usable)
+    x86, onednn = platform.machine().lower() in ("x86_64", "amd64"), torch.backends.mkldnn
+    return bool(x86 and onednn.is_available() and onednn.enabled and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
 
 
 def pack_linear(weight: Tensor) -> Tensor:
@@ -145,11 +117,8 @@ def use_one_device(args: TrainingArguments) -> None:
 
 
 def end_workers(trainer: SentenceTransformerTrainer) -> None:
-    """End the processes that a Trainer's loaders keep from epoch to epoch.
-
-    They live as long as the loader, which the Trainer holds in a circle; a process that ends with them still there
-    has been seen to hang on a GPU.
-    """
+    """End the processes that a Trainer's loaders keep from epoch to epoch, and longer, since a circle holds these: a
+    process that ends with them still there has been seen to hang on a GPU."""
     for loader in trainer.accelerator._dataloaders:
         loader = getattr(loader, "base_dataloader", loader)  # accelerate's own stands around torch's
         if (iterator := getattr(loader, "_iterator", None)) is not None:
@@ -174,10 +143,8 @@ def describe_run(model: SentenceTransformer, recipe: str, losses: list[float], e
 
 
 class PrivateCardCallback(SentenceTransformerModelCardCallback):
-    """Keeps the training texts out of the model card: widget, usage snippet and dataset samples.
-
-    The host has no switch for it; ``generate_widget_examples=False`` still leaves the samples in.
-    """
+    """Keeps the training texts out of the model card: widget, usage snippet and dataset samples, which the host's
+    ``generate_widget_examples=False`` leaves in."""
 
     # The host's own asks for a model and a trainer, where transformers has keywords.
     def on_init_end(self, args, state, control, model, trainer, **kwargs) -> None:  # type: ignore[override]
@@ -192,24 +159,18 @@ class PrivateCardCallback(SentenceTransformerModelCardCallback):
 
 
 def weights_version(model: nn.Module) -> tuple:
-    """A value that differs after any tensor of a model was replaced or changed in place, found without reading them.
-
-    ``Tensor._version`` counts changes in place, and nothing documented tells the same so cheaply. It does not see
-    changes through ``.data``, nor those of fused optimisers before `count_steps` was called.
-    """
+    """A value that differs after any tensor of a model was replaced or changed in place, found without reading them;
+    but not after changes through ``.data``, nor those of fused optimisers before `count_steps` was called."""
     tensors = [*model.parameters(), *model.buffers()]
     return tuple((tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version) for tensor in tensors)
 
 
-_counts_steps = False
-
-
+@cache
 def count_steps() -> None:
     """Make every optimiser raise the versions of the weights that it changes; fused ones do not by themselves."""
-    global _counts_steps
-    if not _counts_steps:
-        register_optimizer_step_post_hook(_raise_versions)
-        _counts_steps = True
+    register_optimizer_step_post_hook(
+        lambda optimizer, *_: raise_versions(one for group in optimizer.param_groups for one in group["params"])
+    )
 
 
 def raise_versions(tensors: Iterable[Tensor]) -> None:
@@ -217,10 +178,6 @@ def raise_versions(tensors: Iterable[Tensor]) -> None:
     for tensor in tensors:
         if not tensor.is_inference():
             increment_version(tensor)
-
-
-def _raise_versions(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
-    raise_versions(tensor for group in optimizer.param_groups for tensor in group["params"])
 
 
 def write_card(model: SentenceTransformer, folder: Path) -> None:

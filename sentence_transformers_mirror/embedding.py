@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,12 +22,9 @@ if TYPE_CHECKING:
 # Fast tokenizers raise "Already borrowed" when two threads set their padding at once.
 ONE_AT_A_TIME = threading.Lock()
 # Tokens embedded in one forward pass: few long texts or many short ones. What a cache holds, or what fills a GPU.
-_TOKENS = {"cpu": 1_024}
-_TOKENS_ELSEWHERE = 16_384
-# Forward passes at a time on a CPU. Cores that share one wait for each other after every operation.
-_PASSES = 4
-# Forward passes from which on weights are laid out for them.
-_PACKED_FROM = 4
+_TOKENS_ON_CPU, _TOKENS_ELSEWHERE = 1_024, 16_384
+_PASSES = 4  # at a time on a CPU: cores that share one wait for each other after every operation
+_PACKED_FROM = 4  # passes: it does not pay to lay weights out for fewer
 
 
 def embed(
@@ -39,67 +36,59 @@ def embed(
     done: Callable[[int], object] | None = None,
     **options: object,
 ) -> np.ndarray:
-    """What ``model.encode(texts)`` gives, faster.
+    """What ``model.encode(texts)`` gives, shape (texts, dim), faster: the more texts there are, the less padding.
 
     Equal texts are embedded once, texts of equal length together, and on a CPU several batches at a time, with weights
     laid out for it (which takes their memory twice meanwhile).
 
     Args:
-        model: The model to embed with.
-        texts: The texts; the more there are, the less padding is needed.
         encode: The model's method: ``encode``, ``encode_query`` or ``encode_document``.
         batch_size: Texts embedded at a time, at least 1; by default about 1,000 tokens of them, or 16,000 on a GPU.
         done: A function that is called with the number of texts of each batch.
         **options: Options of ``encode``, such as ``prompt`` or ``truncate_dim``.
-
-    Returns:
-        Float32 or what the model makes, shape (texts, dim), not normalised unless the model does.
     """
+    from torch import nn
+
+    from sentence_transformers_mirror.fast_cpu import PackedLinears
+
     batch_size = None if batch_size is None else whole_number(batch_size, "batch_size", 1)
+    done = done or (lambda count: None)
     texts = readable(model, texts)
     distinct = list(dict.fromkeys(texts))
     lengths = _lengths(model, distinct, options.get("prompt"))
     order = np.argsort(-lengths, kind="stable")  # longest first: what does not fit memory fails at once
-    budget = _TOKENS.get(model.device.type, _TOKENS_ELSEWHERE)
+    budget = _TOKENS_ON_CPU if model.device.type == "cpu" else _TOKENS_ELSEWHERE
     batches, start = [], 0
     while start < len(order):
         batches.append(order[start : start + (batch_size or max(1, budget // max(1, int(lengths[order[start]]))))])
         start += len(batches[-1])
     method = getattr(_one_at_a_time(model), encode)
-    multiplied = _multiplied_faster(model, len(batches))
+    # Whatever encodes is a model here.
+    packed = len(batches) >= _PACKED_FROM and isinstance(model, nn.Module) and PackedLinears.usable(model)
+    multiplied_faster = partial(PackedLinears, {}) if packed else nullcontext
 
     def embed_batch(rows: np.ndarray) -> np.ndarray:
-        with multiplied():
-            return method(
-                [distinct[row] for row in rows],
-                batch_size=len(rows),
-                show_progress_bar=False,
-                convert_to_numpy=True,
-                **options,
-            )
+        batch = [distinct[row] for row in rows]
+        with multiplied_faster():  # a context for each thread
+            return method(batch, batch_size=len(batch), show_progress_bar=False, convert_to_numpy=True, **options)
 
     vectors = np.empty((len(distinct), 0), np.float32)
     for rows, made in zip(batches, _map(embed_batch, batches, model), strict=True):
         if not vectors.shape[1]:
             vectors = np.empty((len(distinct), made.shape[1]), made.dtype)
         vectors[rows] = made
-        if done is not None:
-            done(len(rows))
-    if done is not None:
-        done(len(texts) - len(distinct))
+        done(len(rows))
+    done(len(texts) - len(distinct))
     numbers = {text: number for number, text in enumerate(distinct)}
     return vectors[[numbers[text] for text in texts]]
 
 
 def readable(model: SentenceTransformer, texts: Sequence[str]) -> list[str]:
-    """Texts without what is far beyond what a model reads: a tokenizer takes all of a text, and takes its time.
-
-    A hundred characters a token are left, of which natural text needs five.
-    """
+    """Texts without what is far beyond what a model reads: a tokenizer takes all of a text, and takes its time."""
     longest = model.max_seq_length
     if longest is None or longest >= 2**31:
         return list(texts)
-    limit = 100 * int(longest)
+    limit = 100 * int(longest)  # characters, of which natural text needs five a token
     return [text if len(text) <= limit or not text[:limit].strip() else text[:limit] for text in texts]
 
 
@@ -113,17 +102,6 @@ def _one_at_a_time(model: SentenceTransformer) -> SentenceTransformer:
 
     vars(twin)["preprocess"] = preprocess
     return twin
-
-
-def _multiplied_faster(model: SentenceTransformer, batches: int) -> Callable[[], AbstractContextManager]:
-    """Makes contexts, each for one thread, in which the model multiplies faster."""
-    from torch import nn
-
-    from sentence_transformers_mirror.fast_cpu import PackedLinears
-
-    # Whatever encodes is a model here; and for a few passes it does not pay to lay weights out.
-    usable = batches >= _PACKED_FROM and isinstance(model, nn.Module) and PackedLinears.usable(model)
-    return partial(PackedLinears, {}) if usable else nullcontext
 
 
 def _map(
@@ -157,8 +135,7 @@ def _map(
 def _renew_locks() -> None:
     """In a forked process: the thread that held a lock is not there any more."""
     global _counting, _embedding, ONE_AT_A_TIME
-    _counting, ONE_AT_A_TIME = threading.Lock(), threading.Lock()
-    _embedding = 0
+    _counting, ONE_AT_A_TIME, _embedding = threading.Lock(), threading.Lock(), 0
 
 
 if hasattr(os, "register_at_fork"):
@@ -168,8 +145,7 @@ _embedding, _threads = 0, 1  # how many embed in several threads now, and the th
 
 
 def _lengths(model: SentenceTransformer, texts: list[str], prompt: object) -> np.ndarray:
-    """Tokens of each text as far as the model reads it, with the longest prompt that may stand before it; or
-    characters, if the model has no tokenizer to be asked."""
+    """Tokens of each text as far as it is read, with the longest prompt; characters where there is no tokenizer."""
     tokenizer, longest = getattr(model, "tokenizer", None), model.max_seq_length
     if not texts or not callable(tokenizer):
         return np.array([len(text) for text in texts])

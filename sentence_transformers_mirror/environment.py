@@ -18,8 +18,7 @@ def environment() -> dict[str, str]:
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-        cpu = names[0] if names else cpu
+        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
     return {
         "command": " ".join([*_called(), *_public(sys.argv[1:])]),
         "cpu": f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
@@ -47,8 +46,7 @@ def _version(package: str) -> str:
 
 def _public(arguments: list[str]) -> list[str]:
     """Arguments as anybody would type them: folders have other names on each machine."""
-
-    def public(argument: str, before: str) -> str:
-        return "DATA" if before == "--data" else Path(argument).name if os.path.isabs(argument) else argument
-
-    return [public(*pair) for pair in zip(arguments, ["", *arguments], strict=False)]
+    return [
+        "DATA" if before == "--data" else Path(argument).name if os.path.isabs(argument) else argument
+        for argument, before in zip(arguments, ["", *arguments], strict=False)
+    ]

@@ -31,13 +31,13 @@ def fast_on_cpu(model: nn.Module) -> AbstractContextManager:
     It does nothing where it would not help or not be safe: on a GPU, in evaluation, in a compiled model, and with
     gradient checkpointing, whose second forward pass runs outside of the context and must draw the same dropout.
     """
-    usable = (
-        model.training
-        and all(parameter.device.type == "cpu" for parameter in model.parameters())
-        and not _host.is_compiled(model)
-        and not any(_host.computes_twice(encoder) for encoder in _host.encoders(model))
-    )
+    usable = model.training and _plain_on_cpu(model)
+    usable = usable and not any(_host.computes_twice(encoder) for encoder in _host.encoders(model))
     return _FastOnCpu() if usable else nullcontext()
+
+
+def _plain_on_cpu(model: nn.Module) -> bool:
+    return all(one.device.type == "cpu" for one in model.parameters()) and not _host.is_compiled(model)
 
 
 class _FastOnCpu(TorchFunctionMode):
@@ -56,22 +56,11 @@ class _FastOnCpu(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def embedding(
-        self,
-        input: Tensor,
-        weight: Tensor,
-        padding_idx: int | None = None,
-        max_norm: float | None = None,
-        norm_type: float = 2.0,
-        scale_grad_by_freq: bool = False,
-        sparse: bool = False,
+        self, input, weight, padding_idx=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, sparse=False
     ) -> Tensor:
         """`torch.nn.functional.embedding`; the gradients of all lookups in one table go through one node."""
-        if (
-            weight.requires_grad
-            and torch.is_grad_enabled()
-            and max_norm is None
-            and not (scale_grad_by_freq or sparse)
-        ):
+        odd = max_norm is not None or scale_grad_by_freq or sparse
+        if weight.requires_grad and torch.is_grad_enabled() and not odd:
             if weight not in self.tables:
                 self.tables[weight] = _Table.apply(weight)
             weight, sparse = self.tables[weight], True
@@ -98,11 +87,8 @@ class _Table(torch.autograd.Function):
 class PackedLinears(TorchFunctionMode):
     """A context of one thread in which `torch.nn.functional.linear` multiplies in float32 with weights laid out once.
 
-    It changes nothing where a gradient is wanted, in other dtypes, and where `usable` says no.
-
-    Args:
-        packed: The weights laid out so far; contexts of several threads may share one. It lives as long as the weights
-            do not change, and takes as much memory as they.
+    It changes nothing where a gradient is wanted, and in other dtypes. Contexts of several threads may share the
+    weights laid out so far, ``packed``, while these do not change; they take their memory once more.
     """
 
     def __init__(self, packed: dict[Tensor, Tensor]) -> None:
@@ -111,11 +97,7 @@ class PackedLinears(TorchFunctionMode):
 
     @staticmethod
     def usable(model: nn.Module) -> bool:
-        return (
-            _host.packs_linears()
-            and all(parameter.device.type == "cpu" for parameter in model.parameters())
-            and not _host.is_compiled(model)
-        )
+        return _host.packs_linears() and _plain_on_cpu(model)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is F.linear:
@@ -124,7 +106,7 @@ class PackedLinears(TorchFunctionMode):
 
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         tensors = (input, weight) if bias is None else (input, weight, bias)
-        plain = all(type(tensor) in (Tensor, nn.Parameter) and tensor.dtype == torch.float32 for tensor in tensors)
+        plain = all(type(one) in (Tensor, nn.Parameter) and one.dtype == torch.float32 for one in tensors)
         # A weight that is made anew in each pass, as some adapters do, is no Parameter and would be kept each time.
         plain = plain and type(weight) is nn.Parameter and input.ndim > 1 and input.numel() > 0
         if not plain or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
@@ -136,20 +118,12 @@ class PackedLinears(TorchFunctionMode):
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """`torch.nn.functional.dropout` for tensors on a CPU.
-
-    Args:
-        input: Numbers in floating point, of any shape.
-        p: Probability of zeroing a value, in [0, 1]; the others are divided by 1 - p.
-        training: Whether values are dropped; if not, the input is given back.
-        inplace: Whether to write into the input, which is left to torch.
-    """
+    """`torch.nn.functional.dropout` for tensors on a CPU; what is in place is left to torch."""
     if not training or inplace or input.device.type != "cpu" or not 1 <= p * _STEPS <= _STEPS - 1:
         return F.dropout(input, p, training, inplace)
     kept = round((1 - p) * _STEPS)
     draws = torch.empty(-(-input.numel() // 4), dtype=torch.int64, device=input.device).random_(-(2**63), None)
-    draws = draws.view(torch.int16)
-    mask = draws[: input.numel()].view(input.shape) < kept - _STEPS // 2
+    mask = draws.view(torch.int16)[: input.numel()].view(input.shape) < kept - _STEPS // 2
     return input * mask.to(input.dtype).mul_(_STEPS / kept)
 
 
@@ -167,18 +141,8 @@ def attention(
     """`torch.nn.functional.scaled_dot_product_attention` for tensors on a CPU, with the dropout of `dropout`.
 
     Scores and weights are in float32 at least, as there. A row of which the mask hides all keys sees all of them
-    alike, where torch gives zeros; nothing reads such a row.
-
-    Args:
-        query: Numbers in floating point, shape (..., queries, dim).
-        key: The same, shape (..., keys, dim).
-        value: The same, shape (..., keys, dim).
-        attn_mask: What is seen, bool, or what is added to the scores; of a shape that broadcasts to theirs.
-        dropout_p: Probability of zeroing a weight, in [0, 1]; without dropout, and where one of the next arguments is
-            set, the work is left to torch.
-        is_causal: As there.
-        scale: What scores are multiplied by; by default one over the root of the dimension.
-        enable_gqa: As there.
+    alike, where torch gives zeros; nothing reads such a row. The work is left to torch without dropout, and where
+    ``is_causal`` or ``enable_gqa`` is set.
     """
     odd = attn_mask is not None and attn_mask.dtype != torch.bool and not attn_mask.is_floating_point()
     if not dropout_p or is_causal or enable_gqa or odd or query.device.type != "cpu":

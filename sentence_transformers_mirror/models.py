@@ -28,11 +28,7 @@ def placed_on(device: str | None) -> Iterator[None]:
 
 
 def chosen_device() -> str | None:
-    """The device that models are to go to, or None.
-
-    Raises:
-        ValueError: If this machine has none of this name.
-    """
+    """The device that models are to go to, or None; a ValueError if this machine has none of this name."""
     if _device is not None:
         import torch
 
@@ -46,16 +42,8 @@ def chosen_device() -> str | None:
 
 
 def load_model(model: SentenceTransformer | str | Path, local: bool = False) -> SentenceTransformer:
-    """A model from a folder or the hub; one that is loaded already is given back.
-
-    Args:
-        model: A model, or its name or path.
-        local: Whether to stay off the network.
-
-    Raises:
-        OSError: If there is none, or it is damaged.
-        ValueError: If it is to go to a device that is not there.
-    """
+    """A model from a folder or the hub, off the network if ``local``; one that is loaded already is given back. An
+    OSError says that there is none or that it is damaged, a ValueError that its device is not there."""
     if not isinstance(model, (str, Path)):
         return model
     from sentence_transformers import SentenceTransformer
@@ -63,29 +51,30 @@ def load_model(model: SentenceTransformer | str | Path, local: bool = False) -> 
     from sentence_transformers_mirror import _host
     from sentence_transformers_mirror.quiet import quiet
 
-    there, device = Path(model).exists(), chosen_device()
+    name, there, device = repr(str(model)), Path(model).exists(), chosen_device()
     try:
         with quiet():
             loaded = SentenceTransformer(str(model), device=device, local_files_only=local)
             if loaded.supports("text"):
                 loaded.encode(["a"], show_progress_bar=False)  # some damage is only seen then
     except Exception as error:  # a damaged folder raises anything
-        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        kind = type(error).__name__
+        cause = f"{kind}: {' '.join(str(error).split())[:200]}"
         if there:
-            raise OSError(
-                f"The model in {str(model)!r} could not be loaded, its files are damaged or of another kind ({cause})."
-            ) from error
-        if not isinstance(error, (OSError, ValueError)):
-            raise OSError(f"The model {str(model)!r} could not be loaded ({cause}).") from error
-        raise OSError(
-            f"The model {str(model)!r} could not be loaded: no such folder, and no such model in the hub or no "
-            f"network to reach it ({type(error).__name__})."
-        ) from error
+            told = f"The model in {name} could not be loaded, its files are damaged or of another kind ({cause})."
+        elif isinstance(error, (OSError, ValueError)):
+            told = (
+                f"The model {name} could not be loaded: no such folder, and no such model in the hub or no network to "
+                f"reach it ({kind})."
+            )
+        else:
+            told = f"The model {name} could not be loaded ({cause})."
+        raise OSError(told) from error
     # Of a pooler, which makes no embeddings, most files know nothing.
     random = [name for one in _host.encoders(loaded) for name in _host.random_weights(one) if "pooler" not in name]
     if random:
         logger.warning(
-            f"The folder of the model {str(model)!r} lacks {len(random)} weights (first: {random[0]}), which are "
+            f"The folder of the model {name} lacks {len(random)} weights (first: {random[0]}), which are "
             "random now: load another model, unless you mean to train them."
         )
     return loaded

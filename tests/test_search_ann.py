@@ -137,7 +137,7 @@ def test_equal_texts_come_in_the_order_of_the_rows(kind):
 )
 def test_which_structures_keep_vectors_whole(factory, whole):
     index = faiss.index_factory(16, factory, faiss.METRIC_INNER_PRODUCT)
-    assert Structure(index, np.array([-1]), 1, 1, 1).whole is whole
+    assert Structure(index, np.array([-1]), 1, 1).whole is whole
 
 
 def test_taking_no_row_from_several_parts():
@@ -226,5 +226,5 @@ def test_none_of_faiss_stays_none():
     index.add(vectors)
     rows = rows_without(400, np.array([3, 7]))
     assert rows.tolist() == [*(row for row in range(400) if row not in (3, 7)), 3, 7, -1]
-    _, near = Structure(index, rows, 1, 4, 1).candidates(vectors[:1], 150, None, 1)
+    _, near = Structure(index, rows, 1, 1).candidates(vectors[:1], 150, None)
     assert (near[0, :100] >= 0).all() and (near[0, 100:] == -1).all()

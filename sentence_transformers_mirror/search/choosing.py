@@ -6,16 +6,22 @@ import logging
 import math
 import statistics
 import time
+import timeit
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from sentence_transformers_mirror.printable import quoted
-from sentence_transformers_mirror.search.faiss_runtime import first_line, load_faiss, trained_on_few
+from sentence_transformers_mirror.search.ann import MARGIN, exact, rescored, scan
 from sentence_transformers_mirror.search.reports import Report
-from sentence_transformers_mirror.search.scan import MARGIN, exact, rescored, scan
-from sentence_transformers_mirror.search.structure import RECALL_AT, Structure, limit_of, rows_without
+from sentence_transformers_mirror.search.structure import (
+    RECALL_AT,
+    Structure,
+    first_line,
+    load_faiss,
+    rows_without,
+)
 from sentence_transformers_mirror.search.vectors import Vectors
 
 logger = logging.getLogger(__name__)
@@ -24,23 +30,18 @@ logger = logging.getLogger(__name__)
 _FEWEST = 2_000
 _SAMPLE = 400  # rows that recall is measured on
 _ADDED = 65_536  # rows that FAISS is given at a time
+# Where an index of FAISS keeps the parts that are trained, and what they are trained with.
+_PARTS = ("index", "base_index", "refine_index", "quantizer", "storage", "pq", "rq", "prq", "cp")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a user asks of a structure.
+    """What a user asks of a structure."""
 
-    Args:
-        kind: ``auto``, ``flat``, ``hnsw``, ``ivf-flat``, ``ivf-sq8``, ``ivf-pq`` or a factory string of FAISS.
-        recall: Recall@10 that an approximate structure is tuned to, in (0, 1).
-        max_latency: Seconds that a scan may take for one query before ``auto`` makes a structure.
-        max_memory: Bytes of vectors in a structure before ``auto`` quantises them.
-    """
-
-    kind: str = "auto"
-    recall: float = 0.95
-    max_latency: float = 0.02
-    max_memory: float = 2**32
+    kind: str = "auto"  # or flat, hnsw, ivf-flat, ivf-sq8, ivf-pq, or a factory string of FAISS
+    recall: float = 0.95  # recall@10 that an approximate structure is tuned to
+    max_latency: float = 0.02  # seconds that a scan may take for one query before ``auto`` makes a structure
+    max_memory: float = 2**32  # bytes of vectors in a structure before ``auto`` quantises them
 
     def __post_init__(self) -> None:
         if not isinstance(self.kind, str):
@@ -52,15 +53,7 @@ class Choice:
 
 
 def choose(vectors: Vectors, choice: Choice, alive: np.ndarray | None = None) -> tuple[Structure | None, Report]:
-    """Build the structure that a user asked for, or measure whether one is needed.
-
-    Args:
-        vectors: Unit vectors, at least one.
-        choice: What is wanted.
-        alive: The rows that can be found, shape (rows,), bool; None is all.
-
-    Returns:
-        The structure, None for a scan, and what was measured.
+    """Build the structure that a user asked for, or measure whether one is needed; None is a scan.
 
     Raises:
         ValueError: If FAISS does not know the kind, or cannot train it on so few rows.
@@ -83,52 +76,34 @@ def choose(vectors: Vectors, choice: Choice, alive: np.ndarray | None = None) ->
 def _built(
     empty: Any, factory: str, vectors: Vectors, alive: np.ndarray | None, target: float, report: Report
 ) -> tuple[Structure, Report]:
-    held_out = _held_out(len(vectors), alive)
-    rows = rows_without(len(vectors), held_out)
-    order = rows[:-1]
-    _fill(empty, factory, vectors, order[: -len(held_out)])
+    findable = len(vectors) if alive is None else np.flatnonzero(alive)
+    held_out = np.sort(np.random.default_rng(1).permutation(findable)[:_SAMPLE])
     # Rescoring repairs what quantising breaks, if it is given enough candidates.
     depth = {"hnsw": 1, "ivf-flat": 1, "ivf-sq8": 2}.get(report.kind, 10)
-    untuned = Structure(empty, rows, 1, limit_of(empty), depth)
+    structure = Structure(empty, rows_without(len(vectors), held_out), 1, depth)
+    _fill(empty, factory, vectors, structure.order[: -len(held_out)])
     try:
-        structure, mean, bound = _tuned(untuned, vectors, target, alive)
+        structure, mean, bound = _tuned(structure, vectors, target, alive)
     except RuntimeError as error:  # it cannot be asked as others can
         raise ValueError(f"FAISS cannot search {factory!r}; choose another kind ({first_line(error)}).") from error
     try:
         empty.add(vectors.take(held_out))
     except RuntimeError:  # a structure that is made in one go
         structure = replace(structure, index=_empty(factory, vectors))
-        _fill(structure.index, factory, vectors, order)
+        _fill(structure.index, factory, vectors, structure.order)
     if bound < target:
         logger.warning(
             f"A {report.kind} structure reaches a recall of {bound:.3f} here and not {target}: choose another kind, "
             "such as 'flat', if that is too little."
         )
-    return structure, replace(
-        report,
-        factory=factory,
-        effort=structure.effort,
-        depth=structure.depth,
-        recall=mean,
-        recall_bound=bound,
-        sample=len(held_out),
-    )
-
-
-def _held_out(rows: int, alive: np.ndarray | None) -> np.ndarray:
-    """The rows that recall is measured on, ascending."""
-    found = np.arange(rows, dtype=np.int32 if rows < 2**31 else np.int64) if alive is None else np.flatnonzero(alive)
-    return np.sort(np.random.default_rng(1).permutation(found)[:_SAMPLE])
+    report = replace(report, factory=factory, effort=structure.effort, depth=structure.depth)
+    return structure, replace(report, recall=mean, recall_bound=bound, sample=len(held_out))
 
 
 def _automatic(vectors: Vectors, choice: Choice) -> tuple[str, float, str]:
     query = vectors.take(np.array([0]))
     scan(vectors, query, RECALL_AT, None)  # reads mapped files
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        scan(vectors, query, RECALL_AT, None)
-        times.append(time.perf_counter() - start)
+    times = timeit.repeat(lambda: scan(vectors, query, RECALL_AT, None), number=1, repeat=5)
     latency = statistics.median(times)
     measured = f"a scan takes {1e3 * latency:.2f} ms for one query (median of {len(times)})"
     most = f"max_latency of {1e3 * choice.max_latency:g} ms"
@@ -144,34 +119,55 @@ def _automatic(vectors: Vectors, choice: Choice) -> tuple[str, float, str]:
 def _factory(kind: str, rows: int, dimension: int) -> str | None:
     # FAISS wants 39 training rows a list; more lists than that make empty ones.
     lists = max(1, min(round(4 * math.sqrt(rows)), (rows - _SAMPLE) // 39))
-    if kind == "flat":
-        return None
-    if kind == "hnsw":
-        return "HNSW32,Flat"
-    if kind == "ivf-flat":
-        return f"IVF{lists},Flat"
-    if kind == "ivf-sq8":
-        return f"IVF{lists},SQ8"
-    if kind == "ivf-pq":
-        pieces = max(piece for piece in range(1, max(dimension // 8, 1) + 1) if dimension % piece == 0)
-        return f"IVF{lists},PQ{pieces}np"  # np: without polysemous training, which is slow and for Hamming distances
-    return kind
+    pieces = max(piece for piece in range(1, max(dimension // 8, 1) + 1) if dimension % piece == 0)
+    factories = {
+        "flat": None,
+        "hnsw": "HNSW32,Flat",
+        "ivf-flat": f"IVF{lists},Flat",
+        "ivf-sq8": f"IVF{lists},SQ8",
+        "ivf-pq": f"IVF{lists},PQ{pieces}np",  # np: without polysemous training, slow and for Hamming distances
+    }
+    return factories.get(kind, kind)
 
 
 def _empty(factory: str, vectors: Vectors) -> Any:
     faiss, dimension = load_faiss(), vectors.parts[0].shape[1]
     try:
-        return trained_on_few(faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT))
+        return _trained_on_few(faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT))
     except RuntimeError as error:
         raise _unknown(f"{factory!r} for {dimension} dimensions", error) from error
 
 
-def check_factory(kind: str) -> None:
-    """Refuse what is neither a kind nor a factory string of FAISS.
+def _trained_on_few(index: Any) -> Any:
+    """An index that takes as few rows to be trained on as there are: what comes of it is measured here, and FAISS
+    need not warn of it."""
+    faiss = load_faiss()
+    rotations = []
 
-    Raises:
-        ValueError: If FAISS cannot parse it; whether it suits the vectors is not looked at.
-    """
+    def visit(part: Any) -> None:
+        if isinstance(part, faiss.Index):
+            part = faiss.downcast_index(part)
+        if isinstance(part, faiss.ClusteringParameters):
+            part.min_points_per_centroid = 1
+        if isinstance(part, faiss.OPQMatrix) and part.pq is None:
+            part.pq = faiss.ProductQuantizer(part.d_out, part.M, 8)  # which it would make itself
+            rotations.append(part.pq)
+        within = [getattr(part, name, None) for name in _PARTS]
+        if isinstance(part, faiss.IndexPreTransform):
+            within += [faiss.downcast_VectorTransform(part.chain.at(n)) for n in range(part.chain.size())]
+        if isinstance(part, faiss.ProductAdditiveQuantizer):
+            within += [faiss.downcast_AdditiveQuantizer(part.subquantizer(n)) for n in range(part.nsplits)]
+        for inner in within:
+            if inner is not None:
+                visit(inner)
+
+    visit(index)
+    index.referenced_objects = rotations  # FAISS points at them and does not own them
+    return index
+
+
+def check_factory(kind: str) -> None:
+    """Refuse what FAISS cannot parse with a ValueError; whether it suits the vectors is not looked at."""
     try:
         load_faiss().index_factory(960, kind, load_faiss().METRIC_INNER_PRODUCT)
     except RuntimeError as error:
@@ -206,8 +202,7 @@ def _tuned(
 ) -> tuple[Structure, float, float]:
     """Double the effort, and then the depth, until the lower bound of recall reaches its target or they do not help.
 
-    Gives the best structure, its recall and the lower bound of that. The queries are the rows that are not in the
-    structure yet, and what they should find is among those that are.
+    The queries are the rows that are not in the structure yet, and what they should find is among those that are.
     """
     held_out = structure.order[structure.index.ntotal :]
     others = np.ones(len(vectors), bool) if alive is None else alive.copy()
@@ -219,7 +214,7 @@ def _tuned(
         effort, before = 1, 0.0
         while True:
             trial = replace(structure, effort=effort, depth=depth)
-            near = trial.candidates(queries, truth.shape[1], alive, effort)[1]
+            near = trial.candidates(queries, truth.shape[1], alive)[1]
             scores = rescored(vectors, queries, near, truth.shape[1])[0]
             # What scores as much as the last true hit is as good as it: equal texts tie.
             mean = float((scores >= truth[:, -1:] - MARGIN).mean())

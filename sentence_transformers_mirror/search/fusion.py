@@ -10,7 +10,7 @@ import numpy as np
 from sentence_transformers_mirror.printable import quoted
 from sentence_transformers_mirror.scalars import plain
 from sentence_transformers_mirror.search import ann, words
-from sentence_transformers_mirror.search.scan import products
+from sentence_transformers_mirror.search.ann import products
 from sentence_transformers_mirror.search.snapshot import Snapshot
 
 Mode = Literal["meaning", "words", "both"]

@@ -11,7 +11,8 @@ import json
 import re
 import time
 import types
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -25,18 +26,13 @@ _NO_MATTER = re.compile(
     r"|return_dict|output_hidden|output_attentions|torchscript|^d?type$|torch_dtype|^training$|^device$|flash_attn"
 )
 _PLAIN = (bool, int, float, str)
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
+_SETTINGS = ("padding_side", "truncation_side", "do_lower_case")  # of tokenizers
 _SAMPLE = 16  # numbers of each tensor that every search looks at
-_SHARE = 50  # a full look is due after so many times what one takes
 
 
 def fingerprint(model: SentenceTransformer, dimensions: int | None = None, kind: str = KIND) -> str:
-    """The kind, ``v3-``, and the SHA-256 of all that decides on a vector.
-
-    Args:
-        model: The model to identify.
-        dimensions: Number of dimensions of a vector that are kept, or None for what the model does.
-        kind: `KIND`, or `EARLIER` to compare with an index of an earlier release.
-    """
+    """The kind, ``v3-``, and the SHA-256 of all that decides on a vector, of which so many dimensions are kept."""
     known = [_settings(model, dimensions), _structure(model), _tokenizer(model)]
     digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=_named).encode())
     for name, value in sorted(_weights(model, kind).items()):
@@ -44,12 +40,18 @@ def fingerprint(model: SentenceTransformer, dimensions: int | None = None, kind:
     return kind + digest.hexdigest()
 
 
+class _Look(NamedTuple):
+    sums: list[torch.Tensor]
+    rest: str
+    at: float  # when it was over
+    took: float  # seconds
+
+
 class Watch:
     """Tells whether a model may have changed since it was last looked at, in microseconds.
 
     torch counts changes in place, but not those of fused optimisers nor those through ``.data``. So optimisers are
-    made to count, a sample of each tensor is compared every time, and all of them now and then: a look at all takes a
-    fiftieth of the time between two.
+    made to count, a sample of each tensor is compared every time, and all of them now and then.
     """
 
     def __init__(self, model: SentenceTransformer, dimensions: int | None) -> None:
@@ -57,44 +59,37 @@ class Watch:
 
         count_steps()
         self.model, self.dimensions = model, dimensions
-        self.note()
-
-    def note(self) -> None:
-        """Take the model as it is now."""
-        start = time.perf_counter()
         self._quick = self._glance()
-        self._samples = _samples([*self.model.parameters(), *self.model.buffers()])
+        self._samples = _samples(self._tensors())
         self._sampled = _gathered(self._samples)
-        self._all = self._look()
-        self._looked = time.perf_counter()
-        self._takes = self._looked - start
+        self._last = self._look()
 
-    def changed(self, share: int = _SHARE) -> bool:
-        """Whether it may have changed.
-
-        Args:
-            share: Look at everything if so many times what that takes has passed since it was last done.
-        """
+    def changed(self, share: int) -> bool:
+        """Whether it may have changed; all is looked at after ``share`` times what that took the last time."""
         if self._glance() != self._quick or not _equal(_gathered(self._samples), self._sampled):
             return True
-        if time.perf_counter() - self._looked < share * self._takes:
+        if time.perf_counter() - self._last.at < share * self._last.took:
             return False
-        start = time.perf_counter()
         found = self._look()
-        if found[1:] != self._all[1:] or not _equal(found[0], self._all[0]):
+        if found.rest != self._last.rest or not _equal(found.sums, self._last.sums):
             return True  # and so it is at every call
-        self._looked = time.perf_counter()
-        self._takes = self._looked - start
+        self._last = found
         return False
+
+    def _tensors(self) -> list[torch.Tensor]:
+        return [*self.model.parameters(), *self.model.buffers()]
 
     def _glance(self) -> tuple:
         from sentence_transformers_mirror._host import weights_version
 
         return weights_version(self.model), json.dumps(_settings(self.model, self.dimensions), default=_named)
 
-    def _look(self) -> tuple:
-        sums = [_sums(tensor) for tensor in [*self.model.parameters(), *self.model.buffers()]]
-        return sums, json.dumps(_structure(self.model), default=_named), json.dumps(_tokenizer(self.model))
+    def _look(self) -> _Look:
+        start = time.perf_counter()
+        sums = [_sums(tensor) for tensor in self._tensors()]
+        rest = json.dumps([_structure(self.model), _tokenizer(self.model)], default=_named)
+        now = time.perf_counter()
+        return _Look(sums, rest, now, now - start)
 
 
 def _samples(tensors: list[torch.Tensor]) -> list[list[torch.Tensor]]:
@@ -131,24 +126,17 @@ def _sums(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _equal(found: list[torch.Tensor], known: list[torch.Tensor]) -> bool:
-    import torch
-
-    return len(found) == len(known) and all(map(torch.equal, found, known))
+    return len(found) == len(known) and all(one.equal(other) for one, other in zip(found, known, strict=True))
 
 
 def _weights(model: SentenceTransformer, kind: str) -> dict[str, Any]:
-    """The tensors and whatever else a state holds, such as the packed weights of a quantised model.
-
-    A pooler that nothing reads does not count: a masked language model comes without one, and transformers draws
-    another at random each time that it is loaded.
-
-    Buffers that are not saved count, too, except the frequencies of rotary embeddings: some kinds of these depend on
-    the texts that were read, and the config says how they are made.
-    """
+    """The tensors, saved or not, and whatever else a state holds, such as the packed weights of a quantised model."""
     from sentence_transformers_mirror._host import unread_poolers
 
     found = {**model.state_dict(), **dict(model.named_buffers())}
+    # Masked language models come without a pooler, and transformers draws another at random each time.
     unread = unread_poolers(model) if kind == KIND else ()
+    # Some frequencies of rotary embeddings depend on the texts that were read; the config says how they are made.
     return {name: one for name, one in found.items() if not name.endswith("inv_freq") and not name.startswith(unread)}
 
 
@@ -170,22 +158,23 @@ def _update(digest: Any, name: str, value: Any) -> None:
 
 def _settings(model: SentenceTransformer, dimensions: int | None) -> dict[str, Any]:
     """What a user can set, found in microseconds."""
-    tokenizer = getattr(model, "tokenizer", None)
-    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    tokenizer, backend = _tokenizers(model)
     return {
         "modules": [_of_module(module) for module in model],
         "prompts": {name: prompt for name, prompt in model.prompts.items() if prompt},
         "default_prompt_name": model.default_prompt_name,
         "max_seq_length": model.max_seq_length,
         "truncate_dim": dimensions or model.truncate_dim,
-        "tokenizer": {
-            key: getattr(tokenizer, key)
-            for key in ("padding_side", "truncation_side", "do_lower_case")
-            if getattr(tokenizer, key, None)
-        },
+        "tokenizer": {key: value for key in _SETTINGS if (value := getattr(tokenizer, key, None))},
         # Not the vocabulary, which takes milliseconds; there is no other way to see these than to write them out.
         "steps": [_state(getattr(backend, step, None)) for step in ("normalizer", "pre_tokenizer", "post_processor")],
     }
+
+
+def _tokenizers(model: SentenceTransformer) -> tuple[Any, Any]:
+    """The tokenizer of transformers, and the fast one within it where there is one; None without one."""
+    tokenizer = getattr(model, "tokenizer", None)
+    return tokenizer, getattr(tokenizer, "backend_tokenizer", tokenizer)
 
 
 def _state(step: Any) -> str | None:
@@ -208,33 +197,23 @@ def _structure(model: SentenceTransformer) -> list[Any]:
         home = type(module).__module__
         if config := getattr(module, "config", None) if hasattr(module, "config_class") else None:
             found.append([name, _kept(config.to_diff_dict())])
-        activations = {
-            key: value for key, value in vars(module).items() if "act" in key and isinstance(value, _FUNCTIONS)
-        }
-        leaf = not any(True for _ in module.children())
-        plain = leaf and not any(True for _ in module.parameters()) and not any(True for _ in module.buffers())
         if re.search("Dropout|DropPath|Identity", type(module).__name__):
             continue
+        plain = not any(True for _ in chain(module.children(), module.parameters(), module.buffers()))
         if name and (plain or home.startswith(("torch.nn.modules.", "peft."))) and not home.endswith(".container"):
             if not plain or _kept(vars(module)) or "activation" in home:
                 found.append([name, type(module).__name__, _kept(vars(module))])
-        elif activations:
-            found.append([name, _kept(activations)])
+        elif functions := {k: v for k, v in vars(module).items() if "act" in k and isinstance(v, _FUNCTIONS)}:
+            found.append([name, _kept(functions)])
     return found
-
-
-_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 
 
 def _kept(value: Any) -> Any:
     """What counts of some settings: plain values and functions, by name, that are there."""
     if isinstance(value, dict):
-        inner = {
-            str(key): _kept(part)
-            for key, part in value.items()
-            if not str(key).startswith("_") and not _NO_MATTER.search(str(key))
-        }
-        return {key: part for key, part in inner.items() if part}
+        named = {str(key): part for key, part in value.items()}
+        named = {key: _kept(part) for key, part in named.items() if key[:1] != "_" and not _NO_MATTER.search(key)}
+        return {key: part for key, part in named.items() if part}
     if isinstance(value, (list, tuple)):
         return [_kept(part) for part in value]
     if isinstance(value, (set, frozenset)):
@@ -246,8 +225,7 @@ def _kept(value: Any) -> Any:
 
 def _tokenizer(model: SentenceTransformer) -> Any:
     """Vocabulary, normaliser and the rest; not the padding and truncation of the call before."""
-    tokenizer = getattr(model, "tokenizer", None)
-    backend: Any = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    _, backend = _tokenizers(model)
     if hasattr(backend, "to_str"):
         written = json.loads(backend.to_str())
         for passing in ("padding", "truncation", "decoder", "version"):

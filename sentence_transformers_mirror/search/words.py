@@ -39,23 +39,15 @@ _ROUNDED = 2e-7  # more than an addition in float32 and what is added can be off
 _PART = 2**24  # bytes of text that are read at a time, to bound memory
 
 
-def languages() -> list[str]:
-    """The languages whose words can be stemmed."""
-    import Stemmer
-
-    return sorted(set(Stemmer.algorithms()))
-
-
 def check_language(language: str | None) -> str | None:
-    """Refuse a language without a stemmer.
+    """Refuse a language without a stemmer with a ValueError."""
+    if language is None:
+        return None
+    import Stemmer  # not there on machines that only train
 
-    Raises:
-        ValueError: If there is none for it.
-    """
-    if language is not None and language not in languages():
+    if language not in (known := sorted(set(Stemmer.algorithms()))):
         raise ValueError(
-            f"There is no stemmer for the language {quoted(language)}: choose one of {', '.join(languages())}, or "
-            "None."
+            f"There is no stemmer for the language {quoted(language)}: choose one of {', '.join(known)}, or None."
         )
     return language
 
@@ -72,12 +64,7 @@ def reader(language: str | None) -> str:
 def terms(texts: pa.Array | pa.ChunkedArray, language: str | None) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Words of texts: letters, marks, numbers and underscores in a row, in NFKC, case folded, stemmed in a language.
 
-    Args:
-        texts: Strings, none of them null.
-        language: One of `languages`, or None.
-
-    Returns:
-        For each word in the order of the texts the number of its text and of its term, int32; and the terms, sorted.
+    Gives for each word in the order of the texts the number of its text and of its term, int32; and the terms, sorted.
     """
     if isinstance(texts, pa.ChunkedArray):
         texts = pa.concat_arrays([pa.array([], texts.type), *texts.chunks])
@@ -137,39 +124,27 @@ def _stemmer(language: str | None):
     import Stemmer
 
     # It keeps a buffer, but it holds the interpreter's lock while it uses it, so threads can share it.
-    return Stemmer.Stemmer(check_language(language)).stemWord
+    return Stemmer.Stemmer(language).stemWord
 
 
 class Postings:
-    """Which of some consecutive texts hold a term, and how often.
+    """Which of so many consecutive texts hold a term, and how often; a ValueError if the table says anything else.
 
-    Args:
-        table: A row per term, sorted: ``term``, ``rows`` (int32, ascending, from 0) and ``counts`` (unsigned).
-        size: Texts.
-
-    Raises:
-        ValueError: If the table is not of this kind, or names texts that do not exist.
+    It has a row per term, sorted: ``term``, ``rows`` (int32, ascending, from 0) and ``counts`` (unsigned).
     """
 
     def __init__(self, table: pa.Table, size: int) -> None:
-        fits = table.column_names == ["term", "rows", "counts"] and all(c.num_chunks <= 1 for c in table.columns)
-        fits = fits and table.schema in SCHEMAS
-        if not fits or any(column.null_count for column in table.columns):
+        if table.schema not in SCHEMAS or any(c.num_chunks > 1 or c.null_count for c in table.columns):
             raise ValueError("The columns are not those of postings.")
         table.validate(full=True)
         self.table, self._size = table, size
-        self._terms, rows, counts = (column.combine_chunks() for column in table.columns)
-        if isinstance(self._terms, pa.ChunkedArray):
-            self._terms, rows, counts = (column.chunk(0) for column in table.columns)
+        self._terms, rows, counts = (c.chunk(0) if c.num_chunks else pa.array([], c.type) for c in table.columns)
         self._starts = rows.offsets.to_numpy()
         self._rows, self._counts = rows.values.to_numpy(), counts.values.to_numpy()
-        if (
-            not np.array_equal(self._starts, counts.offsets.to_numpy())
-            or len(self._rows) != len(self._counts)
-            or (len(self._rows) and not 0 <= self._rows.min() <= self._rows.max() < size)
-        ):
+        fits = np.array_equal(self._starts, counts.offsets.to_numpy()) and len(self._rows) == len(self._counts)
+        if not fits or (len(self._rows) and not 0 <= self._rows.min() <= self._rows.max() < size):
             raise ValueError("The postings name texts that do not exist.")
-        self._stations = self._terms.take(pa.array(range(0, len(self._terms), _STATION), pa.int64())).to_pylist()
+        self._stations = self._terms[::_STATION].to_pylist()
 
     def __len__(self) -> int:
         return self._size
@@ -189,43 +164,30 @@ class Postings:
         return self._rows[mine], self._counts[mine]
 
 
-def schema(count: pa.DataType) -> pa.Schema:
-    """Of the table of postings, whose counts have the smallest unsigned type that holds the largest."""
-    return pa.schema(
-        [("term", pa.large_string()), ("rows", pa.large_list(pa.int32())), ("counts", pa.large_list(count))]
-    )
-
-
-SCHEMAS = [schema(count) for count in (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())]
+# The counts have the smallest unsigned type that holds the largest.
+SCHEMAS = [
+    pa.schema([("term", pa.large_string()), ("rows", pa.large_list(pa.int32())), ("counts", pa.large_list(count))])
+    for count in (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())
+]
 
 
 def postings(texts: pa.ChunkedArray, language: str | None) -> Iterator[Postings]:
-    """The postings of texts, in parts of about 16 MiB of text.
-
-    Args:
-        texts: Strings, none of them null.
-        language: As for `terms`.
-    """
-    return (_postings(part, language) for part in _parts(texts))
-
-
-def _parts(texts: pa.ChunkedArray) -> Iterator[pa.ChunkedArray]:
+    """The postings of texts, none of them null, in parts of about 16 MiB of text."""
     cuts, start, read = [0], 0, 0
     for chunk in texts.chunks:  # a number for each text of all would be a wall
         ends = read + np.cumsum(pc.binary_length(chunk).to_numpy())
         part = read // _PART if start else ends[:1] // _PART
         cuts += (start + np.flatnonzero(np.diff(ends // _PART, prepend=part))).tolist()
         start, read = start + len(chunk), int(ends[-1]) if len(ends) else read
-    cuts.append(len(texts))
-    for start, stop in itertools.pairwise(cuts):
-        yield texts.slice(start, stop - start)
+    for start, stop in itertools.pairwise([*cuts, len(texts)]):
+        yield _postings(texts.slice(start, stop - start), language)
 
 
 def _postings(texts: pa.ChunkedArray, language: str | None) -> Postings:
     size = len(texts)
     rows, codes, distinct = terms(texts, language)
     pa.default_memory_pool().release_unused()  # Arrow keeps what NumPy needs now
-    # What `np.unique` does, in place: its copies of three million words are a third of all memory here.
+    # What `np.unique` does, in place: it took 11 to 20 MB more.
     keys = codes.astype(np.int64)
     keys *= size
     keys += rows
@@ -240,33 +202,20 @@ def _postings(texts: pa.ChunkedArray, language: str | None) -> Postings:
         pa.LargeListArray.from_arrays(pa.array(starts, pa.int64()), pa.array(values))
         for values in ((pairs % max(size, 1)).astype(np.int32), counts.astype(kind))
     )
-    return Postings(pa.table([distinct, *lists], schema=schema(pa.from_numpy_dtype(kind))), size)
+    return Postings(pa.table([pa.array(distinct, pa.large_string()), *lists], ["term", "rows", "counts"]), size)
 
 
 class Term(NamedTuple):
-    """A term of a query, and where it occurs in the rows of all segments.
+    """A term of a query, and where it occurs in the rows of all segments."""
 
-    Args:
-        weight: Its inverse document frequency, as often as it is asked.
-        rows: The rows that hold it, ascending; None stands for all rows, in order.
-        parts: For each of them ``tf / (tf + k1 * (1 - b + b * length / mean length))``, float32.
-        most: The largest of these.
-    """
-
-    weight: float
-    rows: np.ndarray | None
-    parts: np.ndarray
-    most: float
+    weight: float  # inverse document frequency, as often as it is asked
+    rows: np.ndarray | None  # that hold it, ascending; None stands for all rows, in order
+    parts: np.ndarray  # for each of them ``tf / (tf + k1 * (1 - b + b * length / mean length))``, float32
+    most: float  # the largest of these
 
 
 class Lexicon:
-    """The postings of all segments together, with what BM25 needs to know about the texts that were not removed.
-
-    Args:
-        parts: Postings, in the order of their rows.
-        alive: Whether a row was not removed, shape (rows,), bool; None if all are there.
-        language: As for `terms`.
-    """
+    """The postings of all segments, in their order, with what BM25 needs to know about the texts that are alive."""
 
     def __init__(self, parts: Sequence[Postings], alive: np.ndarray | None, language: str | None) -> None:
         self._parts = parts
@@ -284,15 +233,12 @@ class Lexicon:
         return self._starts[-1]
 
     def asked(self, queries: Sequence[str]) -> list[list[str]]:
-        """The terms of each query, one that is there twice twice."""
+        """The terms of each query, in its order."""
         return [terms_of(query, self._language) for query in queries]
 
     def weighed(self, asked: Sequence[str]) -> list[Term]:
-        """The different terms of a query that occur in a row, the rarest first.
-
-        The weight of each is ``log(1 + (n - df + 0.5) / (df + 0.5))``, where n, df and the mean length count the texts
-        that were not removed: as in Lucene since 8 and in bm25s.
-        """
+        """The different terms of a query that occur in a row, the rarest first; weighed as in Lucene since 8 and in
+        bm25s: ``log(1 + (n - df + 0.5) / (df + 0.5))``, where n, df and the mean length count what was not removed."""
         found = [(*self._found(term), term, times) for term, times in Counter(asked).items()]
         return [
             Term(times * math.log1p((self._size - frequency + 0.5) / (frequency + 0.5)), rows, parts, most)
@@ -320,12 +266,7 @@ class Lexicon:
 
 
 def scores(terms: Sequence[Term], rows: np.ndarray) -> np.ndarray:
-    """BM25 of some rows, float64: the sum of ``weight * part``, in the order of the terms, so that equal texts tie.
-
-    Args:
-        terms: The terms of one query.
-        rows: Int64, in any order.
-    """
+    """BM25 of some rows, float64: the sum of ``weight * part``, in the order of the terms, so that equal texts tie."""
     total = np.zeros(len(rows))
     for term in terms:
         if term.rows is None:
@@ -342,16 +283,8 @@ def best(terms: Sequence[Term], size: int, top_k: int, allowed: np.ndarray | Non
 
     Most rows hold only common words, which add little. As soon as as many rows as are wanted have more than all common
     words that are left could add together, a row without any other word is not among the best (MaxScore: Turtle and
-    Flood, 1995), and the words that are left are only looked up in the rows that still can be.
-
-    Args:
-        terms: The terms of one query.
-        size: Rows that there are.
-        top_k: Rows wanted, at least 1; there are fewer if fewer are allowed or score above 0.
-        allowed: Whether a row may be found, shape (size,), bool; None allows all.
-
-    Returns:
-        Scores, float64, and rows, int64.
+    Flood, 1995), and the words that are left are only looked up in the rows that still can be. A mask may say which of
+    the ``size`` rows are allowed.
     """
     # Sums in float32 take half the time; they only choose the rows that are scored.
     sums, left = np.zeros(size, np.float32), [term for term in terms if term.rows is None]
