@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,8 +15,7 @@ from sentence_transformers_mirror.search.snapshot import Snapshot
 Where = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class _Column:
+class _Column(NamedTuple):
     """The values of one key in a segment: the pairs (row, number of the value), and the distinct values in order."""
 
     rows: np.ndarray
@@ -26,20 +24,11 @@ class _Column:
 
 
 def mask(snapshot: Snapshot, where: Where) -> np.ndarray:
-    """The rows whose metadata meets every condition.
+    """The rows whose metadata meets every condition, shape (rows,), bool; removed rows are left out.
 
-    Args:
-        snapshot: The snapshot of an index.
-        where: For each key a value, a collection of values of which one must be there, or a function from a value to
-            a bool. A list in the metadata (tags) meets a condition if one of its elements does; an entry without the
-            key, or with a dictionary under it, meets none. ``1`` and ``1.0`` are equal, ``1`` and ``True`` are not.
-
-    Returns:
-        Shape (rows,), bool; removed rows are left out.
-
-    Raises:
-        TypeError: If ``where`` is no dictionary or asks for something that is no JSON value.
-        ValueError: If no entry ever had one of the keys, which is then most likely a typing error.
+    Conditions are as for ``SearchIndex.search``. A list in the metadata (tags) meets one if one of its elements does;
+    an entry without the key, or with a dictionary under it, meets none. ``1`` and ``1.0`` are equal, ``1`` and
+    ``True`` are not.
     """
     if not isinstance(where, Mapping) or not all(isinstance(key, str) for key in where):
         raise TypeError(f"where must be a dictionary of metadata keys and values, not {quoted(where)}.")
@@ -67,11 +56,10 @@ def _test(key: str, wanted: Any) -> Callable[[Any], bool]:
     wanted = plain(wanted)
     several = hasattr(wanted, "__iter__") and not isinstance(wanted, (str, bytes, Mapping))
     options = [plain(option) for option in wanted] if several else [wanted]
-    for option in options:
-        if not isinstance(option, (str, int, float, bool, type(None))):
-            raise TypeError(
-                f"where[{key!r}] must be strings, numbers, bools or None, or a function, not {quoted(wanted)}."
-            )
+    if not all(isinstance(option, (str, int, float, bool, type(None))) for option in options):
+        raise TypeError(
+            f"where[{key!r}] must be strings, numbers, bools or None, or a function, not {quoted(wanted)}."
+        )
     chosen = {_comparable(option) for option in options}
     return lambda value: _comparable(value) in chosen
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from sentence_transformers_mirror.search.fusion import Found
 from sentence_transformers_mirror.search.snapshot import Snapshot
 
 
@@ -49,20 +48,14 @@ class Hit:
     span: tuple[int, int] | None
 
     @classmethod
-    def lazy(cls, score: float, snapshot: Snapshot, row: int) -> Hit:
+    def lazy(cls, snapshot: Snapshot, row: int, score: float, meaning: float | None, words: float | None) -> Hit:
         """A hit of a row that is read when the hit is looked at, from the index as it was when it was searched."""
-        hit = _new(cls)
-        _set_score(hit, score)
+        hit = object.__new__(cls)
         _set_snapshot(hit, snapshot)
         _set_row(hit, row)
-        return hit
-
-    @classmethod
-    def of(cls, found: Found, snapshot: Snapshot) -> Hit:
-        """A lazy hit that tells both scores."""
-        hit = cls.lazy(found.score, snapshot, found.row)
-        object.__setattr__(hit, "meaning", found.meaning)
-        object.__setattr__(hit, "words", found.words)
+        _set_score(hit, score)
+        _set_meaning(hit, meaning)
+        _set_words(hit, words)
         return hit
 
     def __getattr__(self, name: str) -> Any:
@@ -72,8 +65,6 @@ class Hit:
             value = getattr(segment, name)(local)
         elif name == "passage":
             value = None if self.span is None else self.text[slice(*self.span)]
-        elif name in ("meaning", "words"):
-            value = self.score if name == "meaning" else None  # of a search by meaning, which sets neither
         else:
             raise AttributeError(f"Hit has no attribute {name!r}")
         object.__setattr__(self, name, value)
@@ -83,17 +74,14 @@ class Hit:
         return Hit, tuple(getattr(self, name) for name in Hit.__slots__[:-2])
 
 
+# A frozen dataclass is written to past its own guard.
+_set_snapshot, _set_row, _set_score, _set_meaning, _set_words = (
+    vars(Hit)[name].__set__ for name in ("_snapshot", "_row", "score", "meaning", "words")
+)
+
+
 def vectors_of(hits: list[Hit]) -> np.ndarray:
     """The unit vectors that one search compared with its query, shape (hits, dimension), float32."""
     if not hits:
         return np.empty((0, 0), np.float32)
     return hits[0]._snapshot.vectors.take(np.array([hit._row for hit in hits], np.int64))
-
-
-# A frozen dataclass is written to past its own guard.
-_new, _set_score, _set_snapshot, _set_row = (
-    object.__new__,
-    vars(Hit)["score"].__set__,
-    vars(Hit)["_snapshot"].__set__,
-    vars(Hit)["_row"].__set__,
-)

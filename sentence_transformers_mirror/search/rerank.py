@@ -17,15 +17,7 @@ Judge = Callable[[list[tuple[str, str]]], Iterable[float]]
 
 
 def judge(rerank: CrossEncoder | Judge | str | Path) -> Judge:
-    """A function that scores pairs of a query and a text.
-
-    Args:
-        rerank: A ``CrossEncoder``, its name or path, or such a function.
-
-    Raises:
-        OSError: If there is no such model, or none that was trained to judge pairs.
-        TypeError: If it is none of these.
-    """
+    """A function that scores pairs of a query and a text: of a ``CrossEncoder``, of its name or path, or as it is."""
     from sentence_transformers import CrossEncoder
 
     if isinstance(rerank, (str, Path)):
@@ -66,11 +58,7 @@ def _loaded(name: str) -> CrossEncoder:
 
 
 def reranked(judge: Judge, query: str, hits: list[Hit]) -> list[Hit]:
-    """Hits by what a judge says of their passages, or texts, highest first; equal ones stay in their order.
-
-    Raises:
-        ValueError: If these are not as many finite numbers as hits.
-    """
+    """Hits by what a judge says of their passages, or texts, highest first; equal ones stay in their order."""
     if not hits:
         return []
     given = judge([(query, hit.text if hit.passage is None else hit.passage) for hit in hits])
