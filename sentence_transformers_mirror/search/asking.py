@@ -20,13 +20,11 @@ from sentence_transformers_mirror.search import fusion as fuse
 from sentence_transformers_mirror.search.calibration import RATE, calibrate
 from sentence_transformers_mirror.search.entries import check_text
 from sentence_transformers_mirror.search.fusion import Fusion, Mode
-from sentence_transformers_mirror.search.hits import Hit
-from sentence_transformers_mirror.search.rerank import Judge, judge, reranked
+from sentence_transformers_mirror.search.hits import Hit, Judge, judge, reranked
 from sentence_transformers_mirror.search.saving import KeptStructure
 from sentence_transformers_mirror.search.snapshot import Snapshot
 from sentence_transformers_mirror.search.state import State
 from sentence_transformers_mirror.search.vectors import unit
-from sentence_transformers_mirror.texts.files import refuse_no_texts
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
@@ -235,27 +233,27 @@ class Asked:
         if is_vector and (mode != "meaning" or rerank is not None):
             what = f"A search by {mode}" if rerank is None else "A second look"
             raise TypeError(f"{what} needs a query in words, not a vector: pass a string.")
-        queries: Any = query if is_vector else _strings(query)
+        queries: Any = query if is_vector else _strings(query, "query")
         single = queries.ndim == 1 if is_vector else isinstance(query, str)
         least = fuse.check_threshold(mode, threshold)
         if least == "auto":
             calibration = snapshot.calibration
             least = self._calibrated(state, RATE, 0, wait=False) if calibration is None else calibration.threshold
         judged = None if rerank is None else judge(rerank)  # complains before anything is embedded
-        vectors = _vectors(state, queries) if mode != "words" else None
+        vectors: Any = None if mode == "words" else _vectors(state, queries)
         allowed = snapshot.alive if where is None else filters.mask(snapshot, where)
 
         def ask(count: int) -> list[list[Hit]]:
-            if vectors is None:
-                return fuse.by_words(snapshot, queries, count, allowed)
             if mode == "meaning":
                 return fuse.by_meaning(snapshot, vectors, count, allowed)
+            if mode == "words":
+                return fuse.by_words(snapshot, queries, count, allowed)
             return fuse.by_both(snapshot, vectors, queries, count, allowed, weight, fusion)
 
         wanted = top_k if rerank is None else max(top_k, candidates)
         found = ask(wanted) if snapshot.owners is None else fuse.by_text(ask, snapshot.owners, wanted)
         if least is not None:
-            told = attrgetter("words" if vectors is None else "meaning")
+            told = attrgetter("words" if mode == "words" else "meaning")
             whole, found = found, [[hit for hit in hits if told(hit) >= least] for hits in found]
             if single and whole[0] and not found[0]:
                 logger.info(f"No text scores {least:.3f} or more; the best has {max(map(told, whole[0])):.3f}.")
@@ -288,10 +286,7 @@ class Asked:
         """
         state = self._state
         if queries is not None:
-            refuse_no_texts([] if isinstance(queries, str) else queries)
-            queries = [queries] if isinstance(queries, str) else list(queries)
-            for number, query in enumerate(queries):
-                check_text(query, f"queries[{number}]")
+            queries = _strings(queries, "queries")
             if not queries:
                 raise ValueError("There are no queries: pass some, or leave them out.")
             if state.encoder is None:
@@ -326,12 +321,15 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_locks)
 
 
-def _strings(query: str | Iterable[str]) -> list[str]:
-    if not isinstance(query, str) and (isinstance(query, Mapping) or not isinstance(query, Iterable)):
-        raise TypeError(f"query must be a string or a list of strings, not one {type(query).__name__}.")
-    queries = [query] if isinstance(query, str) else list(query)
+def _strings(given: str | Iterable[str], name: str) -> list[str]:
+    if isinstance(given, str):
+        check_text(given, name)
+        return [given]
+    if isinstance(given, Mapping) or hasattr(given, "iterrows") or not isinstance(given, Iterable):
+        raise TypeError(f"{name} must be a string or a list of strings, not one {type(given).__name__}.")
+    queries = list(given)
     for position, text in enumerate(queries):
-        check_text(text, "query" if isinstance(query, str) else f"query[{position}]")
+        check_text(text, f"{name}[{position}]")
     return queries
 
 
@@ -342,7 +340,7 @@ def _vectors(state: State, queries: np.ndarray | list[str]) -> np.ndarray:
             raise ValueError(
                 f"A query vector must have the {state.dimension} dimensions of the index, not shape {queries.shape}."
             )
-        vectors = np.atleast_2d(queries)
+        vectors = queries.reshape(-1, state.dimension)
         return unit(vectors, range(len(vectors)))
     if state.encoder is None:
         raise ValueError(

@@ -41,10 +41,8 @@ def calibrate(
         raise ValueError(f"false_positive_rate must be between 0 and 1, not {false_positive_rate}.")
     draw = np.random.default_rng(seed)
     rows = np.sort(draw.permutation(snapshot.rows())[:_SAMPLE])
-    numbers: dict[str, int] = {}
-    places = [snapshot.locate(row) for row in rows.tolist()]
-    contents = [segment.passage(row) for segment, row in places]
-    texts = np.array([numbers.setdefault(text, len(numbers)) for text in contents])  # equal texts are one
+    contents = [segment.passage(row) for segment, row in map(snapshot.locate, rows.tolist())]
+    texts = pa.array(contents, pa.large_string()).dictionary_encode().indices.to_numpy()  # equal texts are one
     vectors = snapshot.vectors.take(rows)
     kind: Literal["given", "parts", "texts"]
     if embed is None:

@@ -18,7 +18,7 @@ from sentence_transformers_mirror.search.passages import Cutter
 from sentence_transformers_mirror.search.rows import WINDOW, embedded, progress
 from sentence_transformers_mirror.search.segments import gathered
 from sentence_transformers_mirror.search.snapshot import compacted
-from sentence_transformers_mirror.search.state import identity
+from sentence_transformers_mirror.search.state import State, identity
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -124,8 +124,6 @@ class Changed(Asked):
             extra = None if metadata is None else [metadata]
         ids = [check_id(item) for item in ids]
         new = list(windows(bodies, ids, extra, max(len(ids), 1)))  # one, if there is an id
-        if sum(len(window.texts) for window in new) != len(ids):
-            raise ValueError(f"There are fewer texts than the {len(ids)} ids: pass one per id.")
         state = self._state
         state.rows_of(ids)
         if vectors is not None and len(vectors) != len(ids):
@@ -158,22 +156,16 @@ class Changed(Asked):
         batch_size = None if batch_size is None else whole_number(batch_size, "batch_size", 1)
         encoder = Encoder(model, self._state.model.dimensions)
         with self._writing, progress(self._snapshot.size, show_progress) as bar:
-            before = self._state.snapshot
+            before, choice = self._state.snapshot, self._state.choice
             if before.passages is not None:
                 Cutter(encoder.model, before.passages)  # refuses a model that does not read as much
             if not before.size:
                 raise ValueError("The index is empty: build a new one with the other model.")
             whole = compacted(before)
             texts = whole.passages()
-            again = (
-                (
-                    encoder.documents(texts.slice(start, WINDOW).to_pylist(), batch_size, bar.update),
-                    whole.entries.slice(start, WINDOW),
-                )
-                for start in range(0, len(whole), WINDOW)
-            )
-            segment = gathered(again)
+            starts = range(0, len(whole), WINDOW)
+            made = (encoder.documents(texts.slice(at, WINDOW).to_pylist(), batch_size, bar.update) for at in starts)
+            segment = gathered(zip(made, (whole.entries.slice(at, WINDOW) for at in starts), strict=True))
             unmeasured = replace(before, structure=None, report=None, calibration=None)
             snapshot = replace(unmeasured, segments=(segment,), removed=np.zeros(len(segment), bool))
-            made = replace(self._state, encoder=encoder, dimension=segment.vectors.shape[1], model=identity(encoder))
-            self._state = replace(made, snapshot=snapshot).settled()
+            self._state = State(snapshot, segment.vectors.shape[1], encoder, identity(encoder), choice).settled()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -13,14 +13,6 @@ from sentence_transformers_mirror.search.segments import Segment
 from sentence_transformers_mirror.search.snapshot import Snapshot
 
 Where = Mapping[str, Any]
-
-
-class _Column(NamedTuple):
-    """The values of one key in a segment: the pairs (row, number of the value), and the distinct values in order."""
-
-    rows: np.ndarray
-    codes: np.ndarray
-    values: list[Any]
 
 
 def mask(snapshot: Snapshot, where: Where) -> np.ndarray:
@@ -37,11 +29,11 @@ def mask(snapshot: Snapshot, where: Where) -> np.ndarray:
         test = _test(key, wanted)
         known = False
         for start, segment in zip(snapshot.vectors.starts, snapshot.segments, strict=False):
-            column = _column(segment, key)
-            known = known or bool(column.values)
+            rows, codes, values = _column(segment, key)
+            known = known or bool(values)
             passed = np.zeros(len(segment), bool)
-            passes = np.fromiter(map(test, column.values), bool, len(column.values))
-            passed[column.rows[passes[column.codes]]] = True
+            passes = np.fromiter(map(test, values), bool, len(values))
+            passed[rows[passes[codes]]] = True
             allowed[start : start + len(segment)] &= passed
         if not known:
             keys = sorted({key for one in snapshot.segments for metadata in one.all_metadata() for key in metadata})
@@ -68,8 +60,8 @@ def _comparable(value: Any) -> tuple[bool, Any]:
     return isinstance(value, bool), value
 
 
-def _column(segment: Segment, key: str) -> _Column:
-    """Made once per segment and key, since a segment never changes."""
+def _column(segment: Segment, key: str) -> tuple[np.ndarray, np.ndarray, list[Any]]:
+    """Rows that have a key and the number of the value of each, and the distinct values; made once per segment."""
     if key not in segment.columns:
         rows, codes = [], []
         values: dict[tuple[bool, Any], int] = {}
@@ -80,7 +72,6 @@ def _column(segment: Segment, key: str) -> _Column:
                     if not isinstance(value, (list, dict)):
                         rows.append(row)
                         codes.append(values.setdefault(_comparable(value), len(values)))
-        segment.columns[key] = _Column(
-            np.array(rows, np.int64), np.array(codes, np.int64), [value for _, value in values]
-        )
+        distinct = [value for _, value in values]
+        segment.columns[key] = np.array(rows, np.int64), np.array(codes, np.int64), distinct
     return segment.columns[key]

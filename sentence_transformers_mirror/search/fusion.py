@@ -145,10 +145,8 @@ def reciprocal_ranks(cosines: np.ndarray, bm25: np.ndarray, weight: float) -> np
 def by_text(ask: Callable[[int], list[list[Hit]]], owners: np.ndarray, top_k: int) -> list[list[Hit]]:
     """The texts with the best passages, each by its best one.
 
-    Args:
-        ask: A function that gives so many passages for each query, best first, or all that there are.
-        owners: The first passage of the text of each, shape (passages,).
-        top_k: Number of texts wanted.
+    ``ask`` gives so many passages for each query, best first, or all that there are; ``owners`` is the first passage
+    of the text of each passage.
     """
     passages = max(len(owners), 1)
     count = min(_FACTOR * top_k, passages)

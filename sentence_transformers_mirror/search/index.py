@@ -102,8 +102,9 @@ class SearchIndex(Changed):
         choice = Choice(kind, recall, max_latency, max_memory)
         batch_size = None if batch_size is None else whole_number(batch_size, "batch_size", 1)
         words.check_language(language)
-        what = "passages is the number of tokens in one and"
-        passages = None if passages is None else whole_number(passages, what, 1)
+        passages = (
+            None if passages is None else whole_number(passages, "passages is the number of tokens in one and", 1)
+        )
         if path is not None:
             store.refuse_taken(path, overwrite)
         entries = windows(texts, ids, metadata, WINDOW if passages is None else DOCUMENTS)
@@ -357,9 +358,9 @@ class SearchIndex(Changed):
         known = state.model.fingerprint
         if known is None:
             snapshot = state.snapshot
-            places = [(row, *snapshot.locate(row)) for row in snapshot.rows()[:3].tolist()]
-            texts = [segment.passage(local) for _, segment, local in places]
-            agree(encoder, snapshot.vectors.take(np.array([row for row, *_ in places], np.int64)), texts)
+            rows = snapshot.rows()[:3]
+            texts = [segment.passage(local) for segment, local in map(snapshot.locate, rows.tolist())]
+            agree(encoder, snapshot.vectors.take(rows), texts)
         elif not known.startswith((KIND, EARLIER)):
             raise ValueError(
                 f"The index in {path} is of an earlier release, which did not look at tokenizers and settings of "

@@ -122,22 +122,18 @@ def _pieces(text: str, sentences: Sequence[str], starts: list[int], most: int) -
 
 
 def _packed(pieces: list[tuple[int, int, int]], most: int) -> list[Span]:
-    spans, first = [], 0
-    while first < len(pieces):
-        last, size = first, pieces[first][2]
-        while last + 1 < len(pieces) and size + pieces[last + 1][2] <= most:
-            last += 1
-            size += pieces[last][2]
-        spans.append((pieces[first][0], pieces[last][1]))
-        following = last + 1
-        if following == len(pieces):
+    spans, start = [], 0
+    while start < len(pieces):
+        first, end, size = start, start + 1, pieces[start][2]
+        while end < len(pieces) and size + pieces[end][2] <= most:
+            size += pieces[end][2]
+            end += 1
+        spans.append((pieces[first][0], pieces[end - 1][1]))
+        if end == len(pieces):
             break
         # Back over what overlaps, as long as the next piece still fits beside it.
-        shared = 0
-        while following - 1 > first:
-            shared += pieces[following - 1][2]
-            if shared > most // _OVERLAP or shared + pieces[last + 1][2] > most:
-                break
-            following -= 1
-        first = following
+        start, room = end, min(most // _OVERLAP, most - pieces[end][2])
+        while start - 1 > first and pieces[start - 1][2] <= room:
+            start -= 1
+            room -= pieces[start][2]
     return spans
