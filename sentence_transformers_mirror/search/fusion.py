@@ -44,15 +44,13 @@ def check(mode: str, weight: float | None, fusion: str) -> float:
 def check_threshold(mode: str, threshold: float | str | None) -> Any:
     """The least BM25 of a hit in a search by words, or else its least cosine; ``auto``, or None."""
     threshold = plain(threshold)
-    if threshold is None:
-        return None
-    if mode == "words":
-        if not _is_number(threshold, 0, math.inf):
-            raise ValueError(
-                f"threshold is a BM25 score in a search by words, at least 0 and never 'auto', not "
-                f"{quoted(threshold)}."
-            )
-    elif not _is_number(threshold, -1, 1) and not (isinstance(threshold, str) and threshold == "auto"):
+    if threshold is None or (mode != "words" and isinstance(threshold, str) and threshold == "auto"):
+        return threshold
+    if mode == "words" and not _is_number(threshold, 0, math.inf):
+        raise ValueError(
+            f"threshold is a BM25 score in a search by words, at least 0 and never 'auto', not {quoted(threshold)}."
+        )
+    if mode != "words" and not _is_number(threshold, -1, 1):
         raise ValueError(f"threshold is a cosine similarity, -1 to 1, or 'auto', not {quoted(threshold)}.")
     return threshold
 
