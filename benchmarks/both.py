@@ -46,7 +46,7 @@ def measure(texts: list[str], kind: str, queries: int, libraries: list[str]) -> 
     rows = np.random.default_rng(0).integers(len(texts), size=queries + 1).tolist()
     asked = [" ".join(re.findall(r"\w+", texts[row])[:12]) for row in rows]
     vector_of = dict(zip(asked, structured(len(asked), seed=1), strict=True))
-    of_index._queries = lambda state, queries: (np.stack([vector_of[one] for one in queries]), False)
+    of_index._vectors = lambda state, queries: np.stack([vector_of[one] for one in queries])
     start = time.perf_counter()
     index.search(asked[0], mode="both")
     first = time.perf_counter() - start

@@ -437,7 +437,7 @@ def test_lexical_and_both(tmp_path, monkeypatch):
     assert found["texts"] == 2_000 and all(one["MiB"] > 0 for one in found["libraries"].values())
     assert "| ours |" in lexical.section(made)
     # Is put back, because the script takes the embedding of queries out of the search.
-    monkeypatch.setattr(both.of_index, "_queries", both.of_index._queries)
+    monkeypatch.setattr(both.of_index, "_vectors", both.of_index._vectors)
     made = kept(both, "--libraries", "fts5", "--kind", "hnsw", "--queries", "5")
     found = made["result"]
     assert found["kind"] == "hnsw" and 0.5 < found["both / (FAISS + BM25)"]["ours"] < 50

@@ -23,7 +23,7 @@ from sentence_transformers_mirror.evidence.verdict import called, measure
 from sentence_transformers_mirror.models import load_model
 from sentence_transformers_mirror.printable import quoted
 from sentence_transformers_mirror.quiet import quiet
-from sentence_transformers_mirror.search.rerank import judge
+from sentence_transformers_mirror.search.hits import judge
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
@@ -261,6 +262,7 @@ def test_bad_models():
         ("", 10, ValueError, "blank"),
         (["the cat", "  "], 10, ValueError, r"query\[1\] is blank"),
         (None, 10, TypeError, "list of strings"),
+        (pd.DataFrame({"a": ["the cat"]}), 10, TypeError, "list of strings, not one DataFrame"),
         ([None], 10, TypeError, r"query\[0\] is None"),
         ("the cat", 0, ValueError, "at least 1"),
         ("the cat", -1, ValueError, "at least 1"),
@@ -269,6 +271,21 @@ def test_bad_models():
 def test_bad_queries(tiny_model, query, top_k, error, message):
     with pytest.raises(error, match=message):
         SearchIndex.build(tiny_model, TEXTS).search(query, top_k=top_k)
+
+
+@pytest.mark.parametrize(
+    ("queries", "error", "message"),
+    [
+        (pd.DataFrame({"a": ["the cat"]}), TypeError, "queries must be a string or a list of strings, not one Data"),
+        ({"a": "the cat"}, TypeError, "queries must be a string"),
+        (["the cat", None], TypeError, r"queries\[1\] is None"),
+        (" ", ValueError, "queries is blank"),
+        ([], ValueError, "There are no queries"),
+    ],
+)
+def test_bad_queries_of_a_calibration(tiny_model, queries, error, message):
+    with pytest.raises(error, match=message):
+        SearchIndex.build(tiny_model, TEXTS).calibrate(queries=queries)
 
 
 def test_a_long_query_is_truncated(tiny_model):

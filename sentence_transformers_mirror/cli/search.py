@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     index = opened(args, where, embeds=args.mode != "words")
     rerank = args.rerank
     if rerank is not None:
-        from sentence_transformers_mirror.search.rerank import judge
+        from sentence_transformers_mirror.search.hits import judge
 
         rerank = judge(rerank)  # loaded once for all queries
 

@@ -1,40 +1,152 @@
-"""Ask an index: by meaning, by words, by both, with a second look."""
+"""An index that is read: what is in it, and what it finds by meaning, by words, by both, with a second look."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from sentence_transformers_mirror.printable import quoted
 from sentence_transformers_mirror.scalars import plain, whole_number
-from sentence_transformers_mirror.search import ann, filters
+from sentence_transformers_mirror.search import filters
 from sentence_transformers_mirror.search import fusion as fuse
-from sentence_transformers_mirror.search.base import Base
 from sentence_transformers_mirror.search.calibration import RATE, calibrate
 from sentence_transformers_mirror.search.entries import check_text
 from sentence_transformers_mirror.search.fusion import Fusion, Mode
-from sentence_transformers_mirror.search.hits import Hit
-from sentence_transformers_mirror.search.passages import documents
-from sentence_transformers_mirror.search.rerank import judge, reranked
+from sentence_transformers_mirror.search.hits import Hit, Judge, judge, reranked
+from sentence_transformers_mirror.search.saving import KeptStructure
+from sentence_transformers_mirror.search.snapshot import Snapshot
 from sentence_transformers_mirror.search.state import State
 from sentence_transformers_mirror.search.vectors import unit
-from sentence_transformers_mirror.texts.files import refuse_no_texts
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
-
-    from sentence_transformers_mirror.search.fusion import Found
-    from sentence_transformers_mirror.search.rerank import Judge
+    from typing_extensions import Self
 
 logger = logging.getLogger(__name__)
 
+_ASKED = {"given": "a given query and a text", "parts": "a part of a text and another text", "texts": "two texts"}
 
-class Asked(Base):
-    """What readers do, at the same time as writers if need be."""
+
+class Asked:
+    """What readers do, at the same time as writers if need be: one frozen state is replaced whole."""
+
+    def __init__(self, state: State) -> None:
+        """Use ``build``, ``from_vectors``, ``from_shards``, ``load`` or ``open``."""
+        # Taken once by whoever reads it, and replaced once by whoever changes it.
+        self._state = state
+        # The folders it lies in, each with the tags that a save of this index may have left there.
+        self._homes: dict[str, tuple[str, ...]] = {}
+        self._structure_file: KeptStructure | None = None
+        self._writing = threading.RLock()
+        _indexes.add(self)
+
+    @property
+    def _snapshot(self) -> Snapshot:
+        return self._state.snapshot
+
+    @property
+    def _row_of(self) -> dict[int | str, int]:
+        """The row of each id, for who looks at an index from outside; `State.positions` finds them in less memory."""
+        state = self._state
+        ids = list(state.snapshot.ids())
+        return dict(zip(ids, state.positions.find(ids).tolist(), strict=True))
+
+    def __copy__(self) -> Self:
+        """An index of its own over the same rows, which never change; the model is shared."""
+        copied = type(self)(self._state)
+        copied._homes, copied._structure_file = dict(self._homes), self._structure_file
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self.__copy__()
+
+    def __reduce__(self) -> tuple:
+        raise TypeError("An index is not pickled: save it into a folder, and open that where it is wanted.")
+
+    def __len__(self) -> int:
+        """Number of texts."""
+        return self._snapshot.count
+
+    def __contains__(self, item: object) -> bool:
+        """Whether an id is in the index."""
+        item = plain(item)
+        return isinstance(item, (int, str)) and not isinstance(item, bool) and item in self._state.positions
+
+    def __iter__(self) -> Iterator[int | str]:
+        """The ids, in the order in which the texts came."""
+        return self._snapshot.ids()
+
+    def __getitem__(self, item: int | str) -> tuple[str, dict[str, Any]]:
+        """Text and metadata of an id.
+
+        Raises:
+            KeyError: If it is not in the index.
+        """
+        state = self._state
+        segment, local = state.snapshot.locate(state.positions[plain(item)])
+        return segment.text(local), segment.metadata(local)
+
+    def facts(self) -> dict[str, Any]:
+        """What there is to know about the index, as numbers, strings and None; `describe` puts it into words."""
+        state = self._state
+        snapshot = state.snapshot
+        return {
+            "texts": snapshot.count,
+            "removed": len(snapshot.removed) - snapshot.size,
+            "segments": len(snapshot.segments),
+            "dimension": state.dimension,
+            "vector_bytes": 4 * len(snapshot.removed) * state.dimension,
+            **asdict(state.model),
+            "choice": asdict(state.choice),
+            "structure": {} if snapshot.report is None else snapshot.report.as_dict(),
+            "calibration": None if snapshot.calibration is None else snapshot.calibration.as_dict(),
+            "language": snapshot.language,
+            "passages": None if snapshot.passages is None else {"tokens": snapshot.passages, "rows": snapshot.size},
+        }
+
+    def describe(self) -> str:
+        """What the index holds, how it searches and why, and what was measured, in a few lines."""
+        state = self._state
+        snapshot, report, calibration = state.snapshot, state.snapshot.report, state.snapshot.calibration
+        rows = len(snapshot.removed)
+        lines = [
+            f"{snapshot.count:,} texts, {state.dimension} dimensions, {4 * rows * state.dimension / 2**20:,.1f} MiB "
+            f"of vectors, {rows - snapshot.size:,} removed rows to compact",
+            f"model: {state.model.model or 'not named'}, fingerprint {(state.model.fingerprint or 'unknown')[:16]}",
+        ]
+        if report is not None:
+            lines.append(f"kind: {report.kind} (asked for {report.asked}): {report.reason}")
+            if report.recall is None:
+                lines.append("recall: 1, the search is exact")
+            else:
+                lines += [
+                    f"recall@10: {report.recall:.3f}, at least {report.recall_bound:.3f} (one-sided 95% interval, "
+                    f"{report.sample} texts of the index as queries, their own hit not counted; wanted "
+                    f"{state.choice.recall:g})",
+                    f"structure: {report.factory}, effort {report.effort}, {report.depth} candidates a hit, "
+                    f"built over {report.rows:,} rows in {report.seconds:.1f} s",
+                ]
+        stemmed = f"stemmed in {snapshot.language}" if snapshot.language else "not stemmed, no language was given"
+        lines.append(f"words: {stemmed}")
+        if snapshot.passages is not None:
+            lines.append(f"passages: {snapshot.size:,}, of at most {snapshot.passages} tokens")
+        if calibration is None:
+            lines.append("threshold: not calibrated")
+        else:
+            lines.append(
+                f"threshold: {calibration.threshold:.3f} is exceeded by {calibration.false_positive_rate:g} of random "
+                f"pairs of {_ASKED[calibration.queries or 'texts']} ({calibration.pairs:,} pairs, when there were "
+                f"{calibration.texts:,} texts)"
+            )
+        return "\n".join(lines)
 
     # A string is a sequence of strings, too; a type checker takes the first that fits.
     @overload
@@ -116,55 +228,22 @@ class Asked(Base):
         weight = fuse.check(mode, weight, fusion)
         candidates = whole_number(candidates, "candidates", 1)
         state = self._state
-        if mode != "meaning" or rerank is not None or state.snapshot.passages is not None:
-            return self._found(state, query, top_k, threshold, where, mode, weight, fusion, rerank, candidates)
-        vectors, single = _queries(state, query)
         snapshot = state.snapshot
-        least = self._threshold(state, threshold)
-        allowed = snapshot.alive if where is None else filters.mask(snapshot, where)
-        structure = snapshot.loaded
-        scores, rows = ann.search(snapshot.vectors, structure, vectors, top_k, allowed)
-        np.clip(scores, -1, 1, out=scores)  # products of unit vectors are up to 1.0000002
-        lazy = Hit.lazy
-        found = [
-            [lazy(score, snapshot, row) for score, row in zip(*line, strict=True) if least is None or score >= least]
-            for line in zip(scores.tolist(), rows.tolist(), strict=True)
-        ]
-        if single and not found[0] and scores.size:
-            logger.info(f"No text scores {least:.3f} or more; the best has {scores.max():.3f}.")
-        return found[0] if single else found
-
-    def _found(
-        self,
-        state: State,
-        query: str | Sequence[str] | np.ndarray,
-        top_k: int,
-        threshold: float | str | None,
-        where: filters.Where | None,
-        mode: str,
-        weight: float,
-        fusion: str,
-        rerank: CrossEncoder | Judge | str | Path | None,
-        candidates: int,
-    ) -> list[Hit] | list[list[Hit]]:
-        """What ``search`` gives for all that is more than a search by meaning in texts that are not cut."""
-        queries: Any = query
-        single = isinstance(query, str)
-        if mode != "meaning" or rerank is not None:
-            if isinstance(query, np.ndarray) and query.dtype.kind in "fiu":
-                what = f"A search by {mode}" if rerank is None else "A second look"
-                raise TypeError(f"{what} needs a query in words, not a vector: pass a string.")
-            queries = _strings(query)
-        least = fuse.check_bm25(threshold) if mode == "words" else self._threshold(state, threshold)
-        told = "words" if mode == "words" else "meaning"
+        is_vector = isinstance(query, np.ndarray) and query.dtype.kind in "fiu"
+        if is_vector and (mode != "meaning" or rerank is not None):
+            what = f"A search by {mode}" if rerank is None else "A second look"
+            raise TypeError(f"{what} needs a query in words, not a vector: pass a string.")
+        queries: Any = query if is_vector else _strings(query, "query")
+        single = queries.ndim == 1 if is_vector else isinstance(query, str)
+        least = fuse.check_threshold(mode, threshold)
+        if least == "auto":
+            calibration = snapshot.calibration
+            least = self._calibrated(state, RATE, 0, wait=False) if calibration is None else calibration.threshold
         judged = None if rerank is None else judge(rerank)  # complains before anything is embedded
-        if mode != "words":
-            vectors, one = _queries(state, queries)
-            single = single or one
-        snapshot = state.snapshot
+        vectors: Any = None if mode == "words" else _vectors(state, queries)
         allowed = snapshot.alive if where is None else filters.mask(snapshot, where)
 
-        def ask(count: int) -> list[list[Found]]:
+        def ask(count: int) -> list[list[Hit]]:
             if mode == "meaning":
                 return fuse.by_meaning(snapshot, vectors, count, allowed)
             if mode == "words":
@@ -172,24 +251,15 @@ class Asked(Base):
             return fuse.by_both(snapshot, vectors, queries, count, allowed, weight, fusion)
 
         wanted = top_k if rerank is None else max(top_k, candidates)
-        lines = ask(wanted) if snapshot.owners is None else documents(ask, snapshot.owners, wanted)
-        found = [
-            [Hit.of(one, snapshot) for one in line if least is None or getattr(one, told) >= least] for line in lines
-        ]
+        found = ask(wanted) if snapshot.owners is None else fuse.by_text(ask, snapshot.owners, wanted)
+        if least is not None:
+            told = attrgetter("words" if mode == "words" else "meaning")
+            whole, found = found, [[hit for hit in hits if told(hit) >= least] for hits in found]
+            if single and whole[0] and not found[0]:
+                logger.info(f"No text scores {least:.3f} or more; the best has {max(map(told, whole[0])):.3f}.")
         if judged is not None:
             found = [reranked(judged, text, hits)[:top_k] for text, hits in zip(queries, found, strict=True)]
         return found[0] if single else found
-
-    def _threshold(self, state: State, threshold: float | str | None) -> float | None:
-        threshold = plain(threshold)
-        if isinstance(threshold, str) and threshold == "auto":
-            calibration = state.snapshot.calibration
-            return self._calibrated(state, RATE, 0, wait=False) if calibration is None else calibration.threshold
-        if threshold is None:
-            return None
-        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not -1 <= threshold <= 1:
-            raise ValueError(f"threshold is a cosine similarity, -1 to 1, or 'auto', not {quoted(threshold)}.")
-        return threshold
 
     def calibrate(
         self, false_positive_rate: float = RATE, *, queries: Sequence[str] | None = None, seed: int = 0
@@ -216,10 +286,7 @@ class Asked(Base):
         """
         state = self._state
         if queries is not None:
-            refuse_no_texts([] if isinstance(queries, str) else queries)
-            queries = [queries] if isinstance(queries, str) else list(queries)
-            for number, query in enumerate(queries):
-                check_text(query, f"queries[{number}]")
+            queries = _strings(queries, "queries")
             if not queries:
                 raise ValueError("There are no queries: pass some, or leave them out.")
             if state.encoder is None:
@@ -227,53 +294,64 @@ class Asked(Base):
         return self._calibrated(state, false_positive_rate, seed, queries)
 
     def _calibrated(
-        self,
-        state: State,
-        false_positive_rate: float,
-        seed: int,
-        queries: list[str] | None = None,
-        wait: bool = True,
+        self, state: State, rate: float, seed: int, queries: list[str] | None = None, wait: bool = True
     ) -> float:
         embed = None if state.encoder is None else state.encoder.queries
-        calibration = calibrate(state.snapshot, plain(false_positive_rate), seed, embed, queries)
+        calibration = calibrate(state.snapshot, plain(rate), seed, embed, queries)
         if self._writing.acquire(blocking=wait):  # a search does not wait for a change
             try:
                 now = self._state
                 if now.encoder is state.encoder:
-                    self._state = now.calibrated(calibration)
+                    self._state = now.over(replace(now.snapshot, calibration=calibration))
             finally:
                 self._writing.release()
         return calibration.threshold
 
 
-def _queries(state: State, query: str | Sequence[str] | np.ndarray) -> tuple[np.ndarray, bool]:
-    if isinstance(query, np.ndarray) and query.dtype.kind in "fiu":
-        if query.ndim not in (1, 2) or query.shape[-1] != state.dimension:
+_indexes: weakref.WeakSet[Asked] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """In a forked process: the thread that held a lock is not there any more."""
+    for index in list(_indexes):
+        index._writing = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
+
+
+def _strings(given: str | Iterable[str], name: str) -> list[str]:
+    if isinstance(given, str):
+        check_text(given, name)
+        return [given]
+    if isinstance(given, Mapping) or hasattr(given, "iterrows") or not isinstance(given, Iterable):
+        raise TypeError(f"{name} must be a string or a list of strings, not one {type(given).__name__}.")
+    queries = list(given)
+    for position, text in enumerate(queries):
+        check_text(text, f"{name}[{position}]")
+    return queries
+
+
+def _vectors(state: State, queries: np.ndarray | list[str]) -> np.ndarray:
+    """Unit vectors of queries, or of their vectors, shape (queries, dimension), float32."""
+    if isinstance(queries, np.ndarray):
+        if queries.ndim not in (1, 2) or queries.shape[-1] != state.dimension:
             raise ValueError(
-                f"A query vector must have the {state.dimension} dimensions of the index, not shape {query.shape}."
+                f"A query vector must have the {state.dimension} dimensions of the index, not shape {queries.shape}."
             )
-        vectors = query[None] if query.ndim == 1 else query
-        return unit(vectors, range(len(vectors))), query.ndim == 1
-    queries = _strings(query)
+        vectors = queries.reshape(-1, state.dimension)
+        return unit(vectors, range(len(vectors)))
     if state.encoder is None:
         raise ValueError(
             "This index was loaded without a model to embed queries: pass SearchIndex.load(path, model=...)."
         )
     if not queries:
-        return np.empty((0, state.dimension), np.float32), False
+        return np.empty((0, state.dimension), np.float32)
     vectors = state.encoder.queries(queries)
     if vectors.shape[1] != state.dimension:
         raise ValueError(
             f"The model makes vectors of {vectors.shape[1]} dimensions and the index has {state.dimension}: load the "
             "index with the model that built it."
         )
-    return vectors, isinstance(query, str)
-
-
-def _strings(query: str | Iterable[str]) -> list[str]:
-    if not isinstance(query, str) and (isinstance(query, Mapping) or not isinstance(query, Iterable)):
-        raise TypeError(f"query must be a string or a list of strings, not one {type(query).__name__}.")
-    queries = [query] if isinstance(query, str) else list(query)
-    for position, text in enumerate(queries):
-        check_text(text, "query" if isinstance(query, str) else f"query[{position}]")
-    return queries
+    return vectors

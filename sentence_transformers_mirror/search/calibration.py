@@ -34,25 +34,15 @@ def calibrate(
     Queries are shorter than texts and score lower: compared with each other, texts would set the bar too high. Nor are
     all texts at random strangers: a pair that shares a word of which less than a tenth of the texts know is left out.
 
-    Args:
-        snapshot: The snapshot of an index.
-        false_positive_rate: Share of unrelated texts that may pass, in (0, 1).
-        seed: Seed for sampling.
-        embed: A function from queries to unit vectors. Without it, texts are compared with texts.
-        queries: Examples of what is asked; by default up to 5 words in a row of texts of the index, which are not
-            compared with the text that they are from.
-
-    Raises:
-        ValueError: If the rate is not in (0, 1), or there are too few texts to see a rate so small.
+    ``embed`` makes unit vectors of queries; without it, texts are compared with texts. ``queries`` are examples of
+    what is asked; by default up to 5 words in a row of texts of the index, which are not compared with their own text.
     """
     if not 0 < false_positive_rate < 1:
         raise ValueError(f"false_positive_rate must be between 0 and 1, not {false_positive_rate}.")
     draw = np.random.default_rng(seed)
     rows = np.sort(draw.permutation(snapshot.rows())[:_SAMPLE])
-    numbers: dict[str, int] = {}
-    places = [snapshot.locate(row) for row in rows.tolist()]
-    contents = [segment.passage(row) for segment, row in places]
-    texts = np.array([numbers.setdefault(text, len(numbers)) for text in contents])  # equal texts are one
+    contents = [segment.passage(row) for segment, row in map(snapshot.locate, rows.tolist())]
+    texts = pa.array(contents, pa.large_string()).dictionary_encode().indices.to_numpy()  # equal texts are one
     vectors = snapshot.vectors.take(rows)
     kind: Literal["given", "parts", "texts"]
     if embed is None:
@@ -71,14 +61,12 @@ def calibrate(
             f"A rate of {false_positive_rate:g} cannot be seen in the {pairs:,} pairs of unrelated texts here: ask "
             f"for at least {_LEAST / max(pairs, 1):.2g}, or pass a number as threshold."
         )
-    scores = ((vectors if embed is None else _embedded(embed, asked)) @ vectors.T)[different].clip(-1, 1)
+    sides = vectors
+    if embed is not None:  # a few at a time, since other searches wait meanwhile
+        sides = np.concatenate([embed(asked[at : at + _AT_A_TIME]) for at in range(0, len(asked), _AT_A_TIME)])
+    scores = (sides @ vectors.T)[different].clip(-1, 1)
     threshold = float(np.quantile(scores, 1 - false_positive_rate, method="higher"))
     return Calibration(threshold, float(false_positive_rate), pairs, snapshot.count, kind)
-
-
-def _embedded(embed: Callable[[list[str]], np.ndarray], queries: list[str]) -> np.ndarray:
-    """A few at a time, since other searches wait meanwhile."""
-    return np.concatenate([embed(queries[start : start + _AT_A_TIME]) for start in range(0, len(queries), _AT_A_TIME)])
 
 
 def _related(asked: list[str], texts: list[str], language: str | None) -> np.ndarray:

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sentence_transformers_mirror.scalars import plain, whole_number
-from sentence_transformers_mirror.search.base import Base
+from sentence_transformers_mirror.search.asking import Asked
 from sentence_transformers_mirror.search.encoder import Encoder
 from sentence_transformers_mirror.search.entries import check_id, windows
 from sentence_transformers_mirror.search.passages import Cutter
-from sentence_transformers_mirror.search.rows import WINDOW, Rows, embedded, progress
+from sentence_transformers_mirror.search.rows import WINDOW, embedded, progress
 from sentence_transformers_mirror.search.segments import gathered
 from sentence_transformers_mirror.search.snapshot import compacted
-from sentence_transformers_mirror.search.state import State, appended, identity, settled, without
+from sentence_transformers_mirror.search.state import State, identity
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
 
 
-class Changed(Base):
+class Changed(Asked):
     """What writers do, one after the other."""
 
     def add(
@@ -57,29 +58,25 @@ class Changed(Base):
         batch_size = None if batch_size is None else whole_number(batch_size, "batch_size", 1)
         state = self._state
         with progress(len(texts) if isinstance(texts, Sized) else None, show_progress) as bar:
-            read, given = [], []
-            rows = 0
+            embed, read, rows = [], [], 0
             for window in windows(texts, ids, metadata, WINDOW):
                 if window.ids is not None and not overwrite:
                     state.positions.refuse(window.ids)
                 mine = None if vectors is None else vectors[rows : rows + len(window.texts)]
-                given.append((mine, rows))
-                read.append(embedded(state, window, mine, batch_size, bar.update, rows))
+                embed.append(partial(embedded, window=window, vectors=mine, batch_size=batch_size, before=rows))
+                read.append(embed[-1](state, done=bar.update))
                 rows += len(window.texts)
         if vectors is not None and len(vectors) != rows:
             raise ValueError(f"There are {len(vectors)} vectors for {rows} texts: pass one per text.")
         with self._writing:
             now = self._state
             if now.encoder is not state.encoder or now.dimension != state.dimension:  # rebuilt meanwhile
-                read = [
-                    embedded(now, window, mine, batch_size, before=before)
-                    for (window, _), (mine, before) in zip(read, given, strict=True)
-                ]
+                read = [again(now) for again in embed]
             if overwrite:
                 rows_there = now.positions.find([item for window, _ in read for item in window.ids or ()])
-                now = without(now, rows_there[rows_there >= 0].tolist())
-            now, names = appended(now, read)
-            self._state = settled(now, self._choice)
+                now = now.without(rows_there[rows_there >= 0].tolist())
+            now, names = now.appended(read)
+            self._state = now.settled()
         return names
 
     def remove(self, ids: int | str | Iterable[int | str]) -> None:
@@ -91,9 +88,8 @@ class Changed(Base):
         """
         with self._writing:
             ids = plain(ids)
-            state = self._state
-            rows = state.rows_of([ids] if isinstance(ids, (int, str)) else ids)
-            self._state = settled(without(state, rows), self._choice)
+            rows = self._state.rows_of([ids] if isinstance(ids, (int, str)) else ids)
+            self._state = self._state.without(rows).settled()
 
     def update(
         self,
@@ -127,9 +123,7 @@ class Changed(Base):
             ids, bodies = [ids], [texts]
             extra = None if metadata is None else [metadata]
         ids = [check_id(item) for item in ids]
-        new = list(windows(bodies, ids, extra, max(len(ids), 1)))
-        if sum(len(window.texts) for window in new) != len(ids):
-            raise ValueError(f"There are fewer texts than the {len(ids)} ids: pass one per id.")
+        new = list(windows(bodies, ids, extra, max(len(ids), 1)))  # one, if there is an id
         state = self._state
         state.rows_of(ids)
         if vectors is not None and len(vectors) != len(ids):
@@ -138,14 +132,14 @@ class Changed(Base):
         with self._writing:
             now = self._state
             if now.encoder is not state.encoder or now.dimension != state.dimension:  # rebuilt meanwhile
-                read = [embedded(now, window, vectors, batch_size) for window, _ in read]
+                read = [embedded(now, window, vectors, batch_size) for window in new]
             rows = now.rows_of(ids)
             for window, _ in read:
                 for number, row in enumerate(rows):
                     if window.metadata[number] is None:
                         segment, local = now.snapshot.locate(row)
                         window.metadata[number] = segment.entries.column("metadata")[local].as_py()
-            self._state = settled(appended(without(now, rows), read)[0], self._choice)
+            self._state = now.without(rows).appended(read)[0].settled()
 
     def rebuild(
         self,
@@ -162,28 +156,16 @@ class Changed(Base):
         batch_size = None if batch_size is None else whole_number(batch_size, "batch_size", 1)
         encoder = Encoder(model, self._state.model.dimensions)
         with self._writing, progress(self._snapshot.size, show_progress) as bar:
-            before = self._state.snapshot
+            before, choice = self._state.snapshot, self._state.choice
             if before.passages is not None:
                 Cutter(encoder.model, before.passages)  # refuses a model that does not read as much
-            whole = compacted(before) if before.size else None
-            if whole is None:
+            if not before.size:
                 raise ValueError("The index is empty: build a new one with the other model.")
-
-            read = whole.passages()
-
-            def again() -> Rows:
-                for start in range(0, len(whole), WINDOW):
-                    table = whole.entries.slice(start, WINDOW)
-                    yield encoder.documents(read.slice(start, WINDOW).to_pylist(), batch_size, bar.update), table
-
-            segment = gathered(again())
-            snapshot = replace(
-                before,
-                segments=(segment,),
-                removed=np.zeros(len(segment), bool),
-                structure=None,
-                report=None,
-                calibration=None,
-            )
-            made = State(snapshot, segment.vectors.shape[1], encoder, identity(encoder))
-            self._state = settled(made, self._choice)
+            whole = compacted(before)
+            texts = whole.passages()
+            starts = range(0, len(whole), WINDOW)
+            made = (encoder.documents(texts.slice(at, WINDOW).to_pylist(), batch_size, bar.update) for at in starts)
+            segment = gathered(zip(made, (whole.entries.slice(at, WINDOW) for at in starts), strict=True))
+            unmeasured = replace(before, structure=None, report=None, calibration=None)
+            snapshot = replace(unmeasured, segments=(segment,), removed=np.zeros(len(segment), bool))
+            self._state = State(snapshot, segment.vectors.shape[1], encoder, identity(encoder), choice).settled()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,30 +15,12 @@ from sentence_transformers_mirror.search.snapshot import Snapshot
 Where = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class _Column:
-    """The values of one key in a segment: the pairs (row, number of the value), and the distinct values in order."""
-
-    rows: np.ndarray
-    codes: np.ndarray
-    values: list[Any]
-
-
 def mask(snapshot: Snapshot, where: Where) -> np.ndarray:
-    """The rows whose metadata meets every condition.
+    """The rows whose metadata meets every condition, shape (rows,), bool; removed rows are left out.
 
-    Args:
-        snapshot: The snapshot of an index.
-        where: For each key a value, a collection of values of which one must be there, or a function from a value to
-            a bool. A list in the metadata (tags) meets a condition if one of its elements does; an entry without the
-            key, or with a dictionary under it, meets none. ``1`` and ``1.0`` are equal, ``1`` and ``True`` are not.
-
-    Returns:
-        Shape (rows,), bool; removed rows are left out.
-
-    Raises:
-        TypeError: If ``where`` is no dictionary or asks for something that is no JSON value.
-        ValueError: If no entry ever had one of the keys, which is then most likely a typing error.
+    Conditions are as for ``SearchIndex.search``. A list in the metadata (tags) meets one if one of its elements does;
+    an entry without the key, or with a dictionary under it, meets none. ``1`` and ``1.0`` are equal, ``1`` and
+    ``True`` are not.
     """
     if not isinstance(where, Mapping) or not all(isinstance(key, str) for key in where):
         raise TypeError(f"where must be a dictionary of metadata keys and values, not {quoted(where)}.")
@@ -48,11 +29,11 @@ def mask(snapshot: Snapshot, where: Where) -> np.ndarray:
         test = _test(key, wanted)
         known = False
         for start, segment in zip(snapshot.vectors.starts, snapshot.segments, strict=False):
-            column = _column(segment, key)
-            known = known or bool(column.values)
+            rows, codes, values = _column(segment, key)
+            known = known or bool(values)
             passed = np.zeros(len(segment), bool)
-            passes = np.fromiter(map(test, column.values), bool, len(column.values))
-            passed[column.rows[passes[column.codes]]] = True
+            passes = np.fromiter(map(test, values), bool, len(values))
+            passed[rows[passes[codes]]] = True
             allowed[start : start + len(segment)] &= passed
         if not known:
             keys = sorted({key for one in snapshot.segments for metadata in one.all_metadata() for key in metadata})
@@ -67,11 +48,10 @@ def _test(key: str, wanted: Any) -> Callable[[Any], bool]:
     wanted = plain(wanted)
     several = hasattr(wanted, "__iter__") and not isinstance(wanted, (str, bytes, Mapping))
     options = [plain(option) for option in wanted] if several else [wanted]
-    for option in options:
-        if not isinstance(option, (str, int, float, bool, type(None))):
-            raise TypeError(
-                f"where[{key!r}] must be strings, numbers, bools or None, or a function, not {quoted(wanted)}."
-            )
+    if not all(isinstance(option, (str, int, float, bool, type(None))) for option in options):
+        raise TypeError(
+            f"where[{key!r}] must be strings, numbers, bools or None, or a function, not {quoted(wanted)}."
+        )
     chosen = {_comparable(option) for option in options}
     return lambda value: _comparable(value) in chosen
 
@@ -80,8 +60,8 @@ def _comparable(value: Any) -> tuple[bool, Any]:
     return isinstance(value, bool), value
 
 
-def _column(segment: Segment, key: str) -> _Column:
-    """Made once per segment and key, since a segment never changes."""
+def _column(segment: Segment, key: str) -> tuple[np.ndarray, np.ndarray, list[Any]]:
+    """Rows that have a key and the number of the value of each, and the distinct values; made once per segment."""
     if key not in segment.columns:
         rows, codes = [], []
         values: dict[tuple[bool, Any], int] = {}
@@ -92,7 +72,6 @@ def _column(segment: Segment, key: str) -> _Column:
                     if not isinstance(value, (list, dict)):
                         rows.append(row)
                         codes.append(values.setdefault(_comparable(value), len(values)))
-        segment.columns[key] = _Column(
-            np.array(rows, np.int64), np.array(codes, np.int64), [value for _, value in values]
-        )
+        distinct = [value for _, value in values]
+        segment.columns[key] = np.array(rows, np.int64), np.array(codes, np.int64), distinct
     return segment.columns[key]

@@ -1,14 +1,21 @@
-"""What a search gives back."""
+"""What a search gives back, and a second look: a slower and better judge orders it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sentence_transformers_mirror.search.fusion import Found
 from sentence_transformers_mirror.search.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder
+
+Judge = Callable[[list[tuple[str, str]]], Iterable[float]]
 
 
 @dataclass(frozen=True)
@@ -49,20 +56,14 @@ class Hit:
     span: tuple[int, int] | None
 
     @classmethod
-    def lazy(cls, score: float, snapshot: Snapshot, row: int) -> Hit:
+    def lazy(cls, snapshot: Snapshot, row: int, score: float, meaning: float | None, words: float | None) -> Hit:
         """A hit of a row that is read when the hit is looked at, from the index as it was when it was searched."""
-        hit = _new(cls)
-        _set_score(hit, score)
+        hit = object.__new__(cls)
         _set_snapshot(hit, snapshot)
         _set_row(hit, row)
-        return hit
-
-    @classmethod
-    def of(cls, found: Found, snapshot: Snapshot) -> Hit:
-        """A lazy hit that tells both scores."""
-        hit = cls.lazy(found.score, snapshot, found.row)
-        object.__setattr__(hit, "meaning", found.meaning)
-        object.__setattr__(hit, "words", found.words)
+        _set_score(hit, score)
+        _set_meaning(hit, meaning)
+        _set_words(hit, words)
         return hit
 
     def __getattr__(self, name: str) -> Any:
@@ -72,8 +73,6 @@ class Hit:
             value = getattr(segment, name)(local)
         elif name == "passage":
             value = None if self.span is None else self.text[slice(*self.span)]
-        elif name in ("meaning", "words"):
-            value = self.score if name == "meaning" else None  # of a search by meaning, which sets neither
         else:
             raise AttributeError(f"Hit has no attribute {name!r}")
         object.__setattr__(self, name, value)
@@ -83,6 +82,12 @@ class Hit:
         return Hit, tuple(getattr(self, name) for name in Hit.__slots__[:-2])
 
 
+# A frozen dataclass is written to past its own guard.
+_set_snapshot, _set_row, _set_score, _set_meaning, _set_words = (
+    vars(Hit)[name].__set__ for name in ("_snapshot", "_row", "score", "meaning", "words")
+)
+
+
 def vectors_of(hits: list[Hit]) -> np.ndarray:
     """The unit vectors that one search compared with its query, shape (hits, dimension), float32."""
     if not hits:
@@ -90,10 +95,60 @@ def vectors_of(hits: list[Hit]) -> np.ndarray:
     return hits[0]._snapshot.vectors.take(np.array([hit._row for hit in hits], np.int64))
 
 
-# A frozen dataclass is written to past its own guard.
-_new, _set_score, _set_snapshot, _set_row = (
-    object.__new__,
-    vars(Hit)["score"].__set__,
-    vars(Hit)["_snapshot"].__set__,
-    vars(Hit)["_row"].__set__,
-)
+def judge(rerank: CrossEncoder | Judge | str | Path) -> Judge:
+    """A function that scores pairs of a query and a text: of a ``CrossEncoder``, of its name or path, or as it is."""
+    from sentence_transformers import CrossEncoder
+
+    if isinstance(rerank, (str, Path)):
+        rerank = _loaded(str(rerank))
+    if isinstance(rerank, CrossEncoder):
+        return partial(rerank.predict, show_progress_bar=False)
+    if not callable(rerank):
+        raise TypeError(
+            f"rerank must be a CrossEncoder, its name or path, or a function of pairs, not {type(rerank).__name__}."
+        )
+    return rerank
+
+
+def _loaded(name: str) -> CrossEncoder:
+    from sentence_transformers import CrossEncoder
+
+    from sentence_transformers_mirror import _host
+    from sentence_transformers_mirror.models import chosen_device
+    from sentence_transformers_mirror.quiet import quiet
+
+    device = chosen_device()
+    try:
+        with quiet():
+            model = CrossEncoder(name, device=device)
+    except Exception as error:  # a damaged folder raises anything
+        raise OSError(
+            f"The model {name!r} could not be loaded to take a second look: no such folder, or no CrossEncoder in it, "
+            f"and none of this name in the hub ({type(error).__name__})."
+        ) from error
+    random = [weight for encoder in _host.encoders(model) for weight in _host.random_weights(encoder)]
+    if random:
+        raise OSError(
+            f"The model {name!r} was not trained to judge pairs, its files lack {random[-1]} and the order would be "
+            "random: name a CrossEncoder, also called a reranker."
+        )
+    return model
+
+
+def reranked(judge: Judge, query: str, hits: list[Hit]) -> list[Hit]:
+    """Hits by what a judge says of their passages, or texts, highest first; equal ones stay in their order."""
+    if not hits:
+        return []
+    given = judge([(query, hit.text if hit.passage is None else hit.passage) for hit in hits])
+    try:
+        scores = np.array(list(given), np.float64)
+    except (TypeError, ValueError):
+        scores = np.empty((0, 0))
+    if scores.shape != (len(hits),) or not np.isfinite(scores).all():
+        raise ValueError(
+            f"rerank must give one finite number for each of the {len(hits)} pairs, as a CrossEncoder with one label "
+            f"does, and gave an array of shape {scores.shape}."
+        )
+    for hit, score in zip(hits, scores.tolist(), strict=True):
+        object.__setattr__(hit, "score", score)
+    return [hits[place] for place in np.argsort(-scores, kind="stable")]

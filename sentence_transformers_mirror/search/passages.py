@@ -1,4 +1,4 @@
-"""Long documents: cut into passages at the ends of sentences, and found by the best of these."""
+"""Long documents: cut into passages at the ends of sentences."""
 
 from __future__ import annotations
 
@@ -6,20 +6,15 @@ import bisect
 import itertools
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from sentence_transformers_mirror import embedding
 from sentence_transformers_mirror.printable import quoted
-from sentence_transformers_mirror.scalars import whole_number
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-
-    from sentence_transformers_mirror.search.fusion import Found
 
 logger = logging.getLogger(__name__)
 
@@ -27,27 +22,16 @@ Span = tuple[int, int]  # where a passage begins and ends in its text, in charac
 
 _OVERLAP = 8  # at most so many parts of a passage are the end of the one before it, so that an answer is whole in one
 _AT_A_TIME = 32  # texts
-_FACTOR = 4  # passages that are asked for at first, for a document that is wanted
 
 
 @dataclass(frozen=True)
 class Cutter:
-    """Cuts texts into passages.
+    """Cuts texts into passages; a ValueError if the model does not read so long ones, or its tokenizer cannot tell."""
 
-    Args:
-        model: The model whose tokens are counted.
-        tokens: Largest number of tokens in a passage.
-
-    Raises:
-        TypeError: If ``tokens`` is no int.
-        ValueError: If it is below 1, or more than the model reads, or the tokenizer does not tell where tokens are.
-    """
-
-    model: SentenceTransformer
-    tokens: int
+    model: SentenceTransformer  # whose tokens are counted
+    tokens: int  # in a passage at most
 
     def __post_init__(self) -> None:
-        check_passages(self.tokens)
         if not _tells_places(self.model):
             raise ValueError(
                 "The tokenizer of this model does not tell where its tokens are, so texts cannot be cut: leave out "
@@ -74,16 +58,6 @@ class Cutter:
         ]
 
 
-def check_passages(tokens: int | None) -> int | None:
-    """The number of tokens of a passage, or None.
-
-    Raises:
-        TypeError: If it is no int.
-        ValueError: If it is below 1.
-    """
-    return None if tokens is None else whole_number(tokens, "passages is the number of tokens in one and", 1)
-
-
 def reads(model: SentenceTransformer) -> int | None:
     """The tokens of a text that a model reads, those that it adds itself left out; None if there is no limit."""
     limit = model.max_seq_length
@@ -99,14 +73,7 @@ def _tells_places(model: SentenceTransformer) -> bool:
 
 
 def warn_of_long(model: SentenceTransformer, texts: Sequence[str], before: int = 0, cure: str = "build with") -> bool:
-    """Warn if the longest of some texts is longer than the model reads; whether it is.
-
-    Args:
-        model: The model.
-        texts: The texts.
-        before: How many came before these.
-        cure: What to do with ``passages=``.
-    """
+    """Warn if the longest of some texts, which came after others, is longer than the model reads; whether it is."""
     most = reads(model)
     longest = max(texts, key=len, default="")
     if most is None or len(longest) <= most:  # a token has at least a character
@@ -155,51 +122,18 @@ def _pieces(text: str, sentences: Sequence[str], starts: list[int], most: int) -
 
 
 def _packed(pieces: list[tuple[int, int, int]], most: int) -> list[Span]:
-    spans, first = [], 0
-    while first < len(pieces):
-        last, size = first, pieces[first][2]
-        while last + 1 < len(pieces) and size + pieces[last + 1][2] <= most:
-            last += 1
-            size += pieces[last][2]
-        spans.append((pieces[first][0], pieces[last][1]))
-        following = last + 1
-        if following == len(pieces):
+    spans, start = [], 0
+    while start < len(pieces):
+        first, end, size = start, start + 1, pieces[start][2]
+        while end < len(pieces) and size + pieces[end][2] <= most:
+            size += pieces[end][2]
+            end += 1
+        spans.append((pieces[first][0], pieces[end - 1][1]))
+        if end == len(pieces):
             break
         # Back over what overlaps, as long as the next piece still fits beside it.
-        shared = 0
-        while following - 1 > first:
-            shared += pieces[following - 1][2]
-            if shared > most // _OVERLAP or shared + pieces[last + 1][2] > most:
-                break
-            following -= 1
-        first = following
+        start, room = end, min(most // _OVERLAP, most - pieces[end][2])
+        while start - 1 > first and pieces[start - 1][2] <= room:
+            start -= 1
+            room -= pieces[start][2]
     return spans
-
-
-def documents(ask: Callable[[int], list[list[Found]]], owners: np.ndarray, top_k: int) -> list[list[Found]]:
-    """The documents with the best passages.
-
-    Args:
-        ask: A function that gives so many passages for each query, best first, or all that there are.
-        owners: The first passage of the document of each, shape (passages,).
-        top_k: Number of documents wanted.
-
-    Returns:
-        For each query the best passage of each document, best first.
-    """
-    passages = max(len(owners), 1)
-    count = min(_FACTOR * top_k, passages)
-    while True:
-        lines = ask(count)
-        best = []
-        for line in lines:
-            firsts: dict[int, Found] = {}
-            for one in line:
-                firsts.setdefault(int(owners[one.row]), one)
-            best.append(list(firsts.values())[:top_k])
-        # Asked again for more, unless there are enough documents, or no more passages.
-        if count >= passages or all(
-            len(found) == top_k or len(line) < count for found, line in zip(best, lines, strict=True)
-        ):
-            return best
-        count = min(_FACTOR * count, passages)

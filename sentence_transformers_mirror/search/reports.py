@@ -19,50 +19,29 @@ class _Measured:
 
 @dataclass(frozen=True)
 class Report(_Measured):
-    """How a structure was chosen and what it was measured to be.
+    """How a structure was chosen and what it was measured to be; a scan has neither factory nor recall."""
 
-    Args:
-        kind: What there is.
-        asked: What a user asked for.
-        reason: Why it became this.
-        rows: Rows that there were.
-        latency: Seconds that a scan takes for one query, where the kind was left to us.
-        factory: The factory string of FAISS; this and what follows is None for a scan.
-        effort, depth: As in `Structure`.
-        recall: Mean recall@10.
-        recall_bound: Lower end of its one-sided 95% interval.
-        sample: Queries that it was measured on.
-        seconds: What all of this took.
-    """
-
-    kind: str
-    asked: str
-    reason: str
-    rows: Count
-    latency: float | None = None
-    factory: str | None = None
-    effort: _Some | None = None
+    kind: str  # what there is
+    asked: str  # what a user asked for
+    reason: str  # why it became this
+    rows: Count  # that there were
+    latency: float | None = None  # seconds that a scan takes for one query, where the kind was left to us
+    factory: str | None = None  # the factory string of FAISS
+    effort: _Some | None = None  # as in `Structure`
     depth: _Some | None = None
-    recall: _Share | None = None
-    recall_bound: _Share | None = None
-    sample: _Some | None = None
-    seconds: float = 0.0
+    recall: _Share | None = None  # mean recall@10
+    recall_bound: _Share | None = None  # lower end of its one-sided 95% interval
+    sample: _Some | None = None  # queries that it was measured on
+    seconds: float = 0.0  # what all of this took
 
 
 @dataclass(frozen=True)
 class Calibration(_Measured):
-    """A score that a query and a text that do not belong together rarely reach.
-
-    Args:
-        threshold: The score.
-        false_positive_rate: Share of the pairs that reach it.
-        pairs: Pairs that were compared.
-        texts: Texts that the index had.
-        queries: What was asked: ``given`` queries, ``parts`` of texts, or ``texts``, as None in an earlier release.
-    """
+    """A score that a query and a text that do not belong together rarely reach."""
 
     threshold: Annotated[float, -1.001, 1.001]
-    false_positive_rate: _Share
-    pairs: Count
-    texts: Count
+    false_positive_rate: _Share  # of the pairs that reach it
+    pairs: Count  # that were compared
+    texts: Count  # that the index had
+    # What was asked: given queries, parts of texts, or texts, as None in an earlier release.
     queries: Literal["given", "parts", "texts"] | None = None
