@@ -207,7 +207,8 @@ def _mention_table(path: Path) -> Iterator[Entry]:
 
 
 def _dictionary_table(path: Path) -> Iterator[Entry]:
-    return (_entry(place, cells[1], cells[0]) for place, cells in islice(_cells(path, "\t"), 1, None))
+    lines = islice(_cells(path, "\t"), 1, None)
+    return (_entry(place, "".join(names[:1]), ids) for place, (ids, *names) in lines)  # one column has no names
 
 
 def _concepts(path: Path) -> Iterator[Entry]:
