@@ -13,7 +13,7 @@ import numpy as np
 
 from sentence_transformers_mirror import embedded_model_path
 from sentence_transformers_mirror.evidence.parts import Parts
-from sentence_transformers_mirror.evidence.verdict import Measurement, judge, measure
+from sentence_transformers_mirror.evidence.verdict import judge, measure
 from sentence_transformers_mirror.models import load_model
 from sentence_transformers_mirror.search import Hit, SearchIndex
 from sentence_transformers_mirror.search.fusion import MODES
@@ -31,12 +31,12 @@ _DEEPEST = 100  # hits among which an expected entry is looked for
 
 
 def run(
-    output_dir: str | Path | None = None,
+    output_dir: str | Path | None = None,  # where to leave the tuned model, in `model`, and the index, in `index`
     *,
     seed: int = 42,
-    overwrite: bool = False,
-    max_documents: int = 3_200,
-    max_pairs: int = 400,
+    overwrite: bool = False,  # what an earlier run left there
+    max_documents: int = 3_200,  # to tune on, 2 at least
+    max_pairs: int = 400,  # to measure on, 50 at least
 ) -> dict:
     """Tune the embedded model for search on docstrings, measure it on docstrings of other modules, and ask questions.
 
@@ -46,25 +46,11 @@ def run(
     written, each with the entries that answer it, before anything was found with them. Takes less than two minutes on
     two CPU cores and needs no network.
 
-    Args:
-        output_dir: Where to leave the tuned model (``model``) and the index (``index``).
-        seed: Seed for the split, the samples and the tuning.
-        overwrite: Whether to replace what an earlier run left there.
-        max_documents: Docstrings to tune on, at least 2; more are sampled.
-        max_pairs: Held-out docstrings to measure on, at least 50; more are sampled.
-
     Returns:
-        ``before``, ``after`` and ``tfidf``, each a dictionary of mean reciprocal ranks, ``mrr`` and
-        ``mrr_look_alikes``, in (0, 1]; ``evidence``, the fields of an `Evidence`, with the verdict; ``questions``,
-        each with ``question``, ``expected`` ids, the best of their ``ranks`` by ``meaning`` after tuning, by ``words``
-        and by ``both`` (1 is the first; None if it is not among the first 100), and its best three ``hits`` by both,
-        ``id``, ``score`` and ``text``; ``docstrings`` read and ``tuned_on``; ``pairs`` measured; ``steps``;
-        ``seconds`` of it all; ``recipe``; ``model``, the path of the tuned model or None if it was not kept.
-
-    Raises:
-        FileNotFoundError: If this Python comes without the source of its standard library.
-        OSError: If the output folder cannot be written.
-        KeyboardInterrupt: On Ctrl-C.
+        ``before``, ``after`` and ``tfidf``, each with mean reciprocal ranks ``mrr`` and ``mrr_look_alikes``;
+        ``evidence``, the fields of an `Evidence`; ``questions``, each with ``question``, ``expected`` ids, the best of
+        their ``ranks`` by mode of search (None beyond 100) and its best three ``hits`` by both; numbers of
+        ``docstrings``, ``tuned_on``, ``pairs`` and ``steps``; ``seconds``; ``recipe``; ``model``, its path or None.
     """
     start = time.perf_counter()
     model_dir = None
@@ -78,15 +64,11 @@ def run(
     pairs = random.Random(seed).sample(pairs, min(max_pairs, len(pairs)))
     firsts, rests = map(list, zip(*pairs, strict=True))
     parts = Parts(firsts, rests, np.arange(len(pairs)), "first sentence and the rest")
-
-    def measured(name: str) -> Measurement:
-        logger.info(f"Ranking {len(pairs):,} held-out docstrings {name} ...")
-        return measure(model, parts)
-
     names = [docstring.name for docstring in docstrings]
     texts = [f"{docstring.name}: {docstring.first}" for docstring in docstrings]  # short answers, as questions are
     model = load_model(embedded_model_path())
-    before = measured("before tuning")
+    logger.info(f"Ranking {len(pairs):,} held-out docstrings before tuning ...")
+    before = measure(model, parts)
     logger.info(f"Tuning on {min(max_documents, len(training)):,} docstrings of other modules ...")
     # What is measured here says more than the few documents that a guard could set aside.
     tuning = mirror_tune(
@@ -102,7 +84,8 @@ def run(
     )
     if tuning.interrupted:
         raise KeyboardInterrupt
-    after = measured("after tuning")
+    logger.info(f"Ranking {len(pairs):,} held-out docstrings after tuning ...")
+    after = measure(model, parts)
     logger.info(f"Indexing {len(docstrings):,} docstrings ...")
     # By its folder, where there is one, so that the index knows its model.
     index = SearchIndex.build(model_dir or model, texts, ids=names, language="english")

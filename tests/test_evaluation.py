@@ -181,10 +181,17 @@ def test_damaged_releases(tmp_path):
     write(tmp_path / "STS12-en-test/STS.gs.A.txt", "1")
     with pytest.raises(ValueError, match="different numbers of lines"):
         read_pairs(tmp_path, "STS12")
+    write(tmp_path / "SICK_annotated.txt", "sentence_A\tsentence_B\trelatedness_score", "a\tb\t1")
+    with pytest.raises(ValueError, match="has no column 'SemEval_set' but sentence_A, sentence_B, relatedness_score"):
+        read_pairs(tmp_path, "SICK-R")
     write(tmp_path / "processed_test/1.concept", "1||0|3||Disease||flu||D1")
     write(tmp_path / "test_dictionary.txt", "D2||grippe")
     with pytest.raises(ValueError, match="1.concept, line 1: no entry of test_dictionary.txt has one of the ids D1"):
         read_linking(tmp_path, "NCBI disease")
+    write(tmp_path / "ncbi_disease.dev.tsv", "mention\tcui", "flu\tD1")
+    write(tmp_path / "dictionary_medic_2012.tsv", "cui", "D1")
+    with pytest.raises(ValueError, match="dictionary_medic_2012.tsv, line 2 has an empty text or no id"):
+        read_linking(tmp_path, "NCBI disease dev")
     write(tmp_path / "test_dictionary.txt", "D2")
     with pytest.raises(ValueError, match="line 1 has 1 columns and not at least 2"):
         read_linking(tmp_path, "NCBI disease")

@@ -15,7 +15,6 @@ from sentence_transformers_mirror.cli import main
 from sentence_transformers_mirror.training.result import HISTORY
 
 pytest.importorskip("matplotlib", reason='needs pip install "sentence-transformers-mirror[plot]"')
-from sentence_transformers_mirror.evidence import glance  # noqa: E402
 from sentence_transformers_mirror.evidence.parts import SINGLE, Parts  # noqa: E402
 from sentence_transformers_mirror.evidence.report import (  # noqa: E402
     AFTER,
@@ -23,6 +22,9 @@ from sentence_transformers_mirror.evidence.report import (  # noqa: E402
     INK,
     WORDS,
     _sentence,
+    against,
+    changed,
+    strip,
     write_report,
 )
 from sentence_transformers_mirror.evidence.verdict import Measurement  # noqa: E402
@@ -80,13 +82,13 @@ def test_a_model_that_is_not_worth_its_cost_is_told_so(model, structure, said, t
     noise -= noise.mean()
     parts = Parts(["a"] * 60, ["b"] * 60, np.arange(60), structure)
     vars(parts)["words"] = (np.full(60, 0.5), np.full(60, 0.5))
-    found = glance.against(ranked(model + noise), parts, 0)
+    found = against(ranked(model + noise), parts, 0)
     assert said in found.sentence and found.tone == tone
     assert ("not worth its cost" in found.sentence) == (tone == "worse")
     if structure != SINGLE:
-        strip = glance.ahead(found.difference)
-        assert strip.low <= strip.middle <= strip.high and 0 < strip.low and strip.high < 100
-        assert (strip.middle > 50) == (model > 0.5) or tone == "no"
+        ahead = strip(found.difference)
+        assert ahead.low <= ahead.middle <= ahead.high and 0 < ahead.low and ahead.high < 100
+        assert (ahead.middle > 50) == (model > 0.5) or tone == "no"
 
 
 def test_the_summary_to_copy_says_all_of_it(page):
@@ -100,7 +102,7 @@ def test_the_summary_to_copy_says_all_of_it(page):
 
 def test_zones_say_from_where_on_a_change_counts(page):
     for difference in (-0.3, 0.0, 0.2):
-        strip = glance.changed(replace(page[1], difference=difference, low=difference - 0.05, high=difference + 0.05))
+        strip = changed(replace(page[1], difference=difference, low=difference - 0.05, high=difference + 0.05))
         bad, even, good = strip.zones
         assert (bad.tone, even.tone, good.tone) == ("bad", "open", "good")
         assert even.left == pytest.approx(50 - 50 * page[1].least_loss / strip.reach) and bad.left == 0

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader
 
 from sentence_transformers_mirror.demo.asked import LONGEST, Asked, parse_filter
 from sentence_transformers_mirror.demo.chart import Chart
 from sentence_transformers_mirror.printable import printable
+from sentence_transformers_mirror.search import Hit, SearchIndex
 from sentence_transformers_mirror.search.fusion import MODES
 from sentence_transformers_mirror.search.words import pieces, terms_of
-
-if TYPE_CHECKING:
-    from sentence_transformers_mirror.search import Hit, SearchIndex
 
 _GLANCE, _WHOLE = 420, 20_000  # characters of a text that are shown at once, and after a click
 _NAME = 90  # characters of the name of a point
@@ -40,44 +37,26 @@ class Chip(NamedTuple):
 
 @dataclass(frozen=True)
 class Card:
-    """A hit as it is shown.
+    """A hit as it is shown; pieces of texts come each with whether it is a word of the query."""
 
-    Args:
-        number: Its place, from 1.
-        hit: The hit.
-        share: The length of its bar, 0 to 1.
-        text: Pieces of the text, each with whether it is a word of the query.
-        whole: The same of the whole text, if that is longer.
-        chips: Its metadata.
-        change: How its place differs from that in the other index, in words; None where there is none.
-        place: Where it lies on the map, 0 to 1 both ways.
-        like: The link that searches for texts like it.
-    """
-
-    number: int
+    number: int  # its place, from 1
     hit: Hit
-    share: float
+    share: float  # the length of its bar, 0 to 1
     text: list[tuple[str, bool]]
-    whole: list[tuple[str, bool]] | None
+    whole: list[tuple[str, bool]] | None  # the whole text, if that is longer
     chips: list[Chip]
-    place: tuple[float, float]
-    like: str
-    change: str | None = None
+    place: list[float]  # on the map, 0 to 1 both ways
+    like: str  # the link that searches for texts like it
+    change: str | None = None  # how its place differs from that in the other index, in words
 
 
 @dataclass(frozen=True)
 class Side:
-    """An index on the page, and its map.
-
-    Args:
-        index: The index.
-        chart: Its map.
-        name: What it is called beside another one; None if it is alone.
-    """
+    """An index on the page, and its map."""
 
     index: SearchIndex
     chart: Chart
-    name: str | None = None
+    name: str | None = None  # beside another index
 
     @cached_property
     def model(self) -> str:
@@ -118,29 +97,27 @@ class Side:
         # A cosine has a bar of its own; BM25 has no largest value but that of the best hit.
         best = 1.0 if asked.mode == "meaning" else max((hit.score for hit in hits), default=0.0) or 1.0
         telling = self.telling(asked.query)
-        places = self.chart.place(hits).tolist()
-        cards = [
-            self._card(number, hit, min(max(hit.score / best, 0.0), 1.0), (x, y), asked, telling)
-            for number, (hit, (x, y)) in enumerate(zip(hits, places, strict=True), start=1)
-        ]
+        cards = []
+        for number, (hit, place) in enumerate(zip(hits, self.chart.place(hits).tolist(), strict=True), start=1):
+            text = hit.text if hit.passage is None else hit.passage
+            shown = _cut(text, _GLANCE)
+            more = shown != text or text != hit.text
+            card = Card(
+                number=number,
+                hit=hit,
+                share=min(max(hit.score / best, 0.0), 1.0),
+                text=list(pieces(shown, telling, self.language)),
+                whole=list(pieces(_cut(hit.text, _WHOLE), telling, self.language)) if more else None,
+                chips=[
+                    Chip(key, _told(one), None if isinstance(one, (dict, list)) else asked.only(key, one).link)
+                    for key, value in hit.metadata.items()
+                    for one in (value if isinstance(value, list) else [value])
+                ],
+                place=place,
+                like=asked.like(text).link,
+            )
+            cards.append(card)
         return Answer(self, cards, took)
-
-    def _card(
-        self, number: int, hit: Hit, share: float, place: tuple[float, float], asked: Asked, telling: str
-    ) -> Card:
-        text = hit.text if hit.passage is None else hit.passage
-        shown = _cut(text, _GLANCE)
-        more = shown != text or text != hit.text
-        return Card(
-            number,
-            hit,
-            share,
-            list(pieces(shown, telling, self.language)),
-            list(pieces(_cut(hit.text, _WHOLE), telling, self.language)) if more else None,
-            list(_chips(hit.metadata, asked)),
-            place,
-            asked.like(text).link,
-        )
 
 
 @dataclass(frozen=True)
@@ -155,10 +132,16 @@ class Answer:
     def beside(self, other: Answer, before: bool) -> Answer:
         """The same with what changed from before to after, or from after to before."""
         places = {card.hit.id: card.number for card in other.cards}
-        return replace(
-            self,
-            cards=[replace(one, change=_change(one.number, places.get(one.hit.id), before)) for one in self.cards],
-        )
+
+        def change(card: Card) -> str:
+            there = places.get(card.hit.id)
+            if there is None:
+                return "gone after" if before else "new"
+            if there == card.number:
+                return "same place"
+            return f"{'after' if before else 'before'}: {there}"
+
+        return replace(self, cards=[replace(card, change=change(card)) for card in self.cards])
 
 
 def head(sides: list[Side]) -> str:
@@ -182,12 +165,12 @@ def rendered(sides: list[Side], asked: Asked, examples: list[str]) -> str:
         if len(answers) == 2 and not any(one.error for one in answers):
             first, second = answers
             answers = [first.beside(second, before=True), second.beside(first, before=False)]
-    errors = list(dict.fromkeys(one.error for one in answers))
+    errors = {one.error for one in answers}
     return _templates.get_template("answer.html.jinja").render(
         asked=asked,
         answers=answers or [Answer(side) for side in sides],
         blank=not answers,
-        error=errors[0] if answers and errors[0] is not None and len(errors) == 1 else None,
+        error=errors.pop() if len(errors) == 1 else None,
         conditions=[Chip(key, _told(value), asked.whatever(key).link) for key, value in asked.conditions.items()],
         examples=[(text, replace(asked, query=text).link) for text in examples],
         others=[(mode, replace(asked, mode=mode).link) for mode in MODES if mode != asked.mode],
@@ -195,23 +178,8 @@ def rendered(sides: list[Side], asked: Asked, examples: list[str]) -> str:
     )
 
 
-def _chips(metadata: Mapping[str, Any], asked: Asked) -> Iterator[Chip]:
-    for key, value in metadata.items():
-        for one in value if isinstance(value, list) else [value]:
-            link = None if isinstance(one, (dict, list)) else asked.only(key, one).link
-            yield Chip(key, _told(one), link)
-
-
 def _told(value: Any) -> str:
     return _cut(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), _VALUE)
-
-
-def _change(here: int, there: int | None, before: bool) -> str:
-    if there is None:
-        return "gone after" if before else "new"
-    if here == there:
-        return "same place"
-    return f"{'after' if before else 'before'}: {there}"
 
 
 def _cut(text: str, most: int) -> str:

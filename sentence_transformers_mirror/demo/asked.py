@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any, get_args
 from urllib.parse import parse_qs, urlencode
 
@@ -15,11 +15,7 @@ _TEXT = 300  # characters of a text that is itself a query
 
 
 def parse_filter(text: str) -> dict[str, Any] | None:
-    """A filter as a person types it: nothing, or a JSON object such as ``{"language": ["en", "de"]}``.
-
-    Raises:
-        ValueError: If it is neither.
-    """
+    """A filter as a person types it: nothing, or a JSON object such as ``{"language": ["en", "de"]}``."""
     if not text.strip():
         return None
     try:
@@ -34,18 +30,11 @@ def parse_filter(text: str) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Asked:
-    """A search.
+    """A search."""
 
-    Args:
-        query: What is searched for; blank shows what can be asked.
-        top_k: Hits wanted, 1 to 100.
-        where: A filter, as for `parse_filter`.
-        mode: As for ``SearchIndex.search``.
-    """
-
-    query: str = ""
-    top_k: int = 10
-    where: str = ""
+    query: str = ""  # blank shows what can be asked
+    top_k: int = 10  # 1 to 100
+    where: str = ""  # as for `parse_filter`
     mode: Mode = "meaning"
 
     @classmethod
@@ -63,11 +52,8 @@ class Asked:
     @property
     def link(self) -> str:
         """The query part of the address that asks this."""
-        values = {"q": self.query, "k": self.top_k, "where": self.where, "mode": self.mode}
-        defaults = {"q": "", "k": Asked.top_k, "where": "", "mode": Asked.mode}
-        return "?" + urlencode(
-            {key: value for key, value in values.items() if value != defaults[key]}, errors="replace"
-        )
+        told = zip(("q", "k", "where", "mode"), astuple(self), astuple(Asked()), strict=True)
+        return "?" + urlencode({key: value for key, value, usual in told if value != usual}, errors="replace")
 
     @property
     def conditions(self) -> dict[str, Any]:

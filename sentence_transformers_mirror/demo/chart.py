@@ -8,15 +8,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from scipy.linalg import orthogonal_procrustes
 
+from sentence_transformers_mirror.search import Hit, SearchIndex
 from sentence_transformers_mirror.search.words import terms_of
 from sentence_transformers_mirror.texts.sentences import split_sentences
-
-if TYPE_CHECKING:
-    from sentence_transformers_mirror.search import Hit, SearchIndex
 
 logger = logging.getLogger(__name__)
 
@@ -29,17 +28,11 @@ _FEW, _LONG = 3, 70  # words of an example at least, and characters at most
 
 @dataclass(frozen=True)
 class Sample:
-    """Some texts of an index.
-
-    Args:
-        ids: Their ids.
-        texts: What was embedded of each: the text, or its first passage.
-        vectors: Unit vectors, float32, shape (texts, dimension).
-    """
+    """Some texts of an index."""
 
     ids: list[int | str]
-    texts: list[str]
-    vectors: np.ndarray
+    texts: list[str]  # what was embedded of each: the text, or its first passage
+    vectors: np.ndarray  # of length 1, float32, shape (texts, dimension)
 
     @classmethod
     def of(cls, index: SearchIndex, ids: Sequence[int | str] | None = None, seed: int = 0) -> Sample:
@@ -56,6 +49,11 @@ class Sample:
             [segment.passage(local) for segment, local in places],
             snapshot.vectors.take(rows),
         )
+
+    @cached_property
+    def rows(self) -> dict[int | str, int]:
+        """The row of each id."""
+        return {item: row for row, item in enumerate(self.ids)}
 
     def examples(self) -> list[str]:
         """A few queries: sentences of the texts, or how these begin."""
@@ -82,55 +80,43 @@ def _beginning(text: str) -> str:
 class Chart:
     """Places of texts in a square, 0 to 1 both ways: by UMAP if it is installed, else by the principal components.
 
-    Args:
-        sample: The texts.
-        like: The chart of another model. This one is turned and mirrored until texts of both lie where they lie there,
-            as far as that goes: in which direction a component points is chance.
+    Beside the chart of another model it is turned and mirrored until texts of both lie ``like`` they do there, as far
+    as that goes: in which direction a component points is chance.
     """
 
     def __init__(self, sample: Sample, like: Chart | None = None) -> None:
         self.sample = sample
         self._turn = np.eye(2)
         self._reducer = _reducer(sample.vectors)
-        if self._reducer is None:
-            self._places = np.zeros((len(sample.ids), 2))
-        else:
-            self._places = np.asarray(self._reducer.fit_transform(sample.vectors), np.float64)
+        places = np.zeros((len(sample.ids), 2))
+        if self._reducer is not None:
+            places = np.asarray(self._reducer.fit_transform(sample.vectors), np.float64)
             self._reducer.transform(sample.vectors[:1])  # UMAP compiles this the first time: not while somebody waits
-        self._mean = self._places.sum(axis=0) / max(len(sample.ids), 1)
-        self._places = self._places - self._mean
+        self._mean = places.sum(axis=0) / max(len(sample.ids), 1)
+        self._places = places - self._mean
         if like is not None:
-            where = {item: row for row, item in enumerate(like.sample.ids)}
-            shared = [(row, where[item]) for row, item in enumerate(sample.ids) if item in where]
-            mine, other = np.array(shared, np.int64).reshape(-1, 2).T
-            left, _, right = np.linalg.svd(self._places[mine].T @ like._places[other])  # Procrustes
-            self._turn = left @ right
+            shared = [item for item in sample.ids if item in like.sample.rows]
+            mine, other = (one._places[[one.sample.rows[item] for item in shared]] for one in (self, like))
+            self._turn = orthogonal_procrustes(mine, other)[0]
             self._places = self._places @ self._turn
         self._low, self._high = self._places.min(axis=0, initial=0), self._places.max(axis=0, initial=0)
-
-    @property
-    def method(self) -> str:
-        return "principal components" if type(self._reducer).__name__ != "UMAP" else "UMAP"
-
-    @cached_property
-    def places(self) -> np.ndarray:
-        """Of the sample, shape (texts, 2)."""
-        return self._inside(self._places)
+        self.places = self._inside(self._places)  # of the sample, shape (texts, 2)
+        self.method = "UMAP" if type(self._reducer).__name__ == "UMAP" else "principal components"
 
     def place(self, hits: Sequence[Hit]) -> np.ndarray:
         """Of hits, which need not be in the sample, shape (hits, 2)."""
-        known = {item: row for row, item in enumerate(self.sample.ids)}
         places = np.full((len(hits), 2), 0.5)
-        new = [number for number, hit in enumerate(hits) if hit.id not in known]
+        new = []
+        for number, hit in enumerate(hits):
+            if hit.id in self.sample.rows:
+                places[number] = self.places[self.sample.rows[hit.id]]
+            else:
+                new.append(number)
         if new and self._reducer is not None:
             # A hit that was just found has its row still at hand.
-            rows = [(hits[number]._snapshot, np.array([hits[number]._row])) for number in new]
-            vectors = np.concatenate([snapshot.vectors.take(row) for snapshot, row in rows])
-            found = np.asarray(self._reducer.transform(vectors), np.float64)
+            vectors = [hits[number]._snapshot.vectors.take(np.array([hits[number]._row])) for number in new]
+            found = np.asarray(self._reducer.transform(np.concatenate(vectors)), np.float64)
             places[new] = self._inside((found - self._mean) @ self._turn)
-        for number, hit in enumerate(hits):
-            if hit.id in known:
-                places[number] = self.places[known[hit.id]]
         return places
 
     def _inside(self, places: np.ndarray) -> np.ndarray:

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio
 
 from sentence_transformers_mirror.demo.answer import Side, head, rendered
 from sentence_transformers_mirror.demo.asked import MOST, Asked
 from sentence_transformers_mirror.demo.chart import Chart, Sample
+from sentence_transformers_mirror.search import SearchIndex
 from sentence_transformers_mirror.search.fusion import MODES, Mode
-
-if TYPE_CHECKING:
-    from sentence_transformers_mirror.search import SearchIndex
 
 _HERE = Path(__file__).parent
 LOOK = "\n".join(file.read_text(encoding="utf-8") for file in (_HERE.parent / "look.css", _HERE / "page.css"))
-
-
-def theme() -> gradio.themes.Base:
-    """With fonts of the reader's machine: those of gradio's own themes come from another one."""
-    return gradio.themes.Base(font="sans-serif", font_mono="monospace", radius_size="lg")
 
 
 def page(index: SearchIndex, before: SearchIndex | None = None) -> gradio.Blocks:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import statistics
 import warnings
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.stats import ConstantInputWarning
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 
@@ -24,9 +25,6 @@ from sentence_transformers_mirror.embedding import embed
 from sentence_transformers_mirror.evidence.labels import LINKING_SETS, Linking, Pairs, read_linking, read_pairs
 from sentence_transformers_mirror.models import load_model
 from sentence_transformers_mirror.terminal import bar
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
 
 SUITES = {
     "sts": ["STS12", "STS13", "STS14", "STS15", "STS16", "STS-B", "SICK-R", "STS-B dev", "SICK-R dev", "BIOSSES"]
@@ -138,9 +136,8 @@ def evaluate(
     if suite in ("sts", "all"):
         seven = [score for score in scores if score.name in SEVEN]
         values = [score.value for score in seven if score.value is not None]
-        absent = len(values) < len(seven)
-        mean = None if absent else statistics.mean(values)
-        size = 0 if absent else sum(score.size for score in seven)
+        whole = len(values) == len(seven)
+        mean, size = (statistics.mean(values), sum(score.size for score in seven)) if whole else (None, 0)
         scores.append(Score("sts", "average of seven", seven[0].metric, mean, size))
     return scores
 
@@ -157,27 +154,22 @@ def labelled_sets(folder: str | Path, suite: str = "all", batch_size: int = 64) 
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"There is no folder {str(folder)!r}: name the one that holds the labelled sets.")
     found = []
-    metrics: tuple[str, ...]
-    labels: Linking | Pairs | None
-    evaluator: LinkingEvaluator | EmbeddingSimilarityEvaluator | None
     for kind in SUITES if suite == "all" else [suite]:
+        metrics = ("accuracy@1", "accuracy@5") if kind == "linking" else ("spearman_cosine",)
         for name in SUITES[kind]:
-            if kind == "linking":
-                metrics, labels = ("accuracy@1", "accuracy@5"), read_linking(folder, name)
-                evaluator = None if labels is None else LinkingEvaluator(labels, name)
-            else:
-                metrics, labels = ("spearman_cosine",), read_pairs(folder, name)
-                evaluator = None if labels is None else pair_evaluator(labels, name, batch_size)
+            labels = read_linking(folder, name) if kind == "linking" else read_pairs(folder, name)
+            evaluator = None if labels is None else _evaluator(labels, name, batch_size)
             found.append(LabelledSet(kind, name, metrics, evaluator, 0 if labels is None else len(labels)))
     return found
 
 
-def pair_evaluator(pairs: Pairs, name: str = "", batch_size: int = 64) -> EmbeddingSimilarityEvaluator:
-    """The host's evaluator of pairs by cosine similarity; its ``primary_metric`` is Spearman's correlation."""
+def _evaluator(labels: Linking | Pairs, name: str, batch_size: int) -> LinkingEvaluator | EmbeddingSimilarityEvaluator:
+    if isinstance(labels, Linking):
+        return LinkingEvaluator(labels, name)
     return EmbeddingSimilarityEvaluator(
-        pairs.first,
-        pairs.second,
-        pairs.scores,
+        labels.first,
+        labels.second,
+        labels.scores,
         batch_size=batch_size,
         main_similarity="cosine",
         similarity_fn_names=["cosine"],
@@ -214,43 +206,28 @@ class LinkingEvaluator(BaseEvaluator):
 
 
 def link_ranks(
-    mentions: np.ndarray,
-    names: np.ndarray,
-    gold: Sequence[frozenset[str]],
-    ids: Sequence[frozenset[str]],
+    mentions: np.ndarray, names: np.ndarray, gold: Sequence[frozenset[str]], ids: Sequence[frozenset[str]]
 ) -> np.ndarray:
-    """Rank of the first right name of each mention; a name is right if it shares an id with the mention.
+    """Rank of the first right name of each mention, by unit vectors; a name is right if it shares an id with it.
 
     Names within 1e-6 of the best right one tie with it. Among ties the rank is the mean over all their orders: with r
     right and w wrong names tied, w / (r + 1) wrong ones come before the first right one.
-
-    Args:
-        mentions: Unit vectors, shape (n, dim).
-        names: Unit vectors, shape (m, dim).
-        gold: Ids of each mention, each with at least one that a name has.
-        ids: Ids of each name.
-
-    Returns:
-        Float64, shape (n,), at least 1.
-
-    Raises:
-        ValueError: If a vector is not finite, or no name is right for a mention.
     """
     if not np.isfinite(mentions).all() or not np.isfinite(names).all():
         raise ValueError("The model made vectors that are not numbers; tune it at a lower learning rate or reload it.")
-    having: dict[str, list[int]] = {}
+    having: defaultdict[str, set[int]] = defaultdict(set)
     for number, held in enumerate(ids):
         for item in held:
-            having.setdefault(item, []).append(number)
+            having[item].add(number)
     ranks = np.empty(len(mentions))
     for start in range(0, len(mentions), _BLOCK):
         scores = mentions[start : start + _BLOCK] @ names.T
         for row, line in enumerate(scores, start=start):
-            right = np.array(sorted({number for item in gold[row] for number in having.get(item, ())}), dtype=np.int64)
+            right = line[list(set().union(*(having[item] for item in gold[row])))]
             if not len(right):
                 raise ValueError(f"No name has one of the ids {', '.join(sorted(gold[row]))}: add it or drop them.")
-            best = line[right].max()
-            tied = int((line[right] >= best - _TIE).sum())
+            best = right.max()
+            tied = int((right >= best - _TIE).sum())
             nearer = int((line > best + _TIE).sum())
             wrong = int((line >= best - _TIE).sum()) - nearer - tied
             ranks[row] = 1 + nearer + wrong / (tied + 1)

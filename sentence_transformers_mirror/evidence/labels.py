@@ -14,12 +14,14 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
+from typing import Any
 
 from sentence_transformers_mirror.printable import quoted
 
 Row = tuple[str, str, float]
+Entry = tuple[str, str, frozenset[str]]  # place, text and ids
 
 
 @dataclass(frozen=True)
@@ -36,34 +38,21 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Linking:
-    """Mentions and the names of a dictionary; a name is right for a mention if they share an id.
-
-    Args:
-        mentions: Texts.
-        gold: The ids of each; several where a mention means several concepts, or one of several.
-        names: Texts.
-        ids: The ids of each; several where entries were merged.
-    """
+    """Mentions and the names of a dictionary; a name is right for a mention if they share an id."""
 
     mentions: list[str]
-    gold: list[frozenset[str]]
+    gold: list[frozenset[str]]  # several ids where a mention means several concepts, or one of several
     names: list[str]
-    ids: list[frozenset[str]]
+    ids: list[frozenset[str]]  # several where entries were merged
 
     def __len__(self) -> int:
         return len(self.mentions)
 
 
 def read_pairs(folder: str | Path, name: str) -> Pairs | None:
-    """One of `PAIR_SETS`, or None if none of its files is in the folder.
-
-    Raises:
-        ValueError: If a file has a line with a wrong number of columns, an empty text or a score that is no number,
-            naming file and line; or there are fewer than three pairs, or all have the same score.
-    """
+    """One of `PAIR_SETS`, or None if none of its files is in the folder."""
     for pattern, read in PAIR_SETS[name]:
-        paths = _find(folder, pattern)
-        if paths:
+        if paths := _find(folder, pattern):
             rows = [row for path in paths for row in read(path)]
             where = f"{name} ({paths[0]})"
             if len(rows) < 3:
@@ -79,18 +68,13 @@ def read_pairs(folder: str | Path, name: str) -> Pairs | None:
 
 
 def read_linking(folder: str | Path, name: str) -> Linking | None:
-    """One of `LINKING_SETS`, or None if its files are not in the folder.
-
-    Raises:
-        ValueError: If a file has a line with a wrong number of columns or an empty text, or a mention has no id that
-            the dictionary has, naming file and line.
-    """
+    """One of `LINKING_SETS`, or None if its files are not in the folder."""
     mention_files, dictionary_files, read_mentions, read_dictionary = LINKING_SETS[name]
     mentions, dictionaries = _find(folder, mention_files), _find(folder, dictionary_files)
     if not mentions or not dictionaries:
         return None
     entries = [entry for path in dictionaries for entry in read_dictionary(path)]
-    known = frozenset().union(*(ids for _, ids in entries))
+    known = frozenset().union(*(ids for *_, ids in entries))
     texts, gold = [], []
     for path in mentions:
         for place, text, ids in read_mentions(path):
@@ -101,7 +85,7 @@ def read_linking(folder: str | Path, name: str) -> Linking | None:
                 )
             texts.append(text)
             gold.append(ids)
-    return Linking(texts, gold, [name for name, _ in entries], [ids for _, ids in entries])
+    return Linking(texts, gold, [name for _, name, _ in entries], [ids for *_, ids in entries])
 
 
 def _find(folder: str | Path, pattern: str) -> list[Path]:
@@ -133,6 +117,28 @@ def _cells(path: Path, separator: str, least: int = 0) -> Iterator[tuple[str, li
         yield place, cells
 
 
+def _rows(path: Path, *columns: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Place and cells of each line below a header, which must have the columns."""
+    lines = _cells(path, "\t")
+    header = next(lines, ("", []))[1]
+    for name in columns:
+        if name not in header:
+            raise ValueError(f"{path} has no column {name!r} but {', '.join(header)}: check what the file is.")
+    for place, cells in lines:
+        yield place, dict(zip(header, cells, strict=True))
+
+
+def _beside(path: Path, name: str, read: Callable[[Path], Iterator[Any]]) -> Iterator[tuple[Any, Any]]:
+    """What two files say line by line, texts and their scores."""
+    scores = path.with_name(name)
+    if not scores.exists():
+        raise ValueError(f"{path} has no {name} beside it with the scores: add it.")
+    for both in zip_longest(read(path), read(scores)):
+        if None in both:
+            raise ValueError(f"{path} and {name} have different numbers of lines: take both of one release.")
+        yield both
+
+
 def _pair(place: str, first: str, second: str, score: str) -> Row:
     if not first.strip() or not second.strip():
         raise ValueError(f"{place} has an empty text: drop the line.")
@@ -142,18 +148,10 @@ def _pair(place: str, first: str, second: str, score: str) -> Row:
         raise ValueError(f"{place} has the score {quoted(score, 40)}, which is no number: repair the line.") from None
 
 
-def _table(
-    path: Path, columns: Sequence[str], wanted: Callable[[dict[str, str]], bool] | None = None
-) -> Iterator[Row]:
-    """Rows of a table with a header; columns are those of the texts and of the score."""
-    lines = _cells(path, "\t")
-    header = next(lines, ("", []))[1]
-    missing = [name for name in columns if name not in header]
-    if missing:
-        raise ValueError(f"{path} has no column {missing[0]!r} but {', '.join(header)}: check what the file is.")
-    for place, cells in lines:
-        row = dict(zip(header, cells, strict=True))
-        if wanted is None or wanted(row):
+def _table(path: Path, columns: Sequence[str], **wanted: str) -> Iterator[Row]:
+    """Rows of a table that have the cells that are wanted; columns are those of the texts and of the score."""
+    for place, row in _rows(path, *columns, *wanted):
+        if wanted.items() <= row.items():
             yield _pair(place, *(row[name] for name in columns))
 
 
@@ -162,19 +160,18 @@ def _plain(path: Path) -> Iterator[Row]:
     return _table(path, (*names, "score"))
 
 
+_sick = partial(_table, columns=("sentence_A", "sentence_B", "relatedness_score"))
+
+
 def _sent_eval(path: Path) -> Iterator[Row]:
     """``STS.input.NAME.txt``, two texts a line, with ``STS.gs.NAME.txt`` beside it; pairs without a score are none."""
-    gold = path.with_name(path.name.replace("STS.input.", "STS.gs."))
-    if not gold.exists():
-        raise ValueError(f"{path} has no {gold.name} beside it with the scores: add it.")
-    for texts, score in zip_longest(_lines(path), _lines(gold)):
-        if texts is None or score is None:
-            raise ValueError(f"{path} and {gold.name} have different numbers of lines: take both of one release.")
-        cells = texts[1].split("\t")
+    gold = path.name.replace("STS.input.", "STS.gs.")
+    for (place, texts), (_, score) in _beside(path, gold, _lines):
+        cells = texts.split("\t")
         if len(cells) < 2:
-            raise ValueError(f"{texts[0]} has {len(cells)} columns and not 2: repair the line.")
-        if score[1].strip():
-            yield _pair(texts[0], cells[0], cells[1], score[1])
+            raise ValueError(f"{place} has {len(cells)} columns and not 2: repair the line.")
+        if score.strip():
+            yield _pair(place, cells[0], cells[1], score)
 
 
 def _sts_benchmark(path: Path) -> Iterator[Row]:
@@ -182,83 +179,59 @@ def _sts_benchmark(path: Path) -> Iterator[Row]:
     return (_pair(place, cells[5], cells[6], cells[4]) for place, cells in _cells(path, "\t", least=7))
 
 
-def _sick(path: Path, part: str | None = None) -> Iterator[Row]:
-    wanted = None if part is None else lambda row: row["SemEval_set"] == part
-    return _table(path, ("sentence_A", "sentence_B", "relatedness_score"), wanted)
+def _comma_separated(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        for number, row in enumerate(csv.DictReader(file), start=2):
+            yield f"{path}, line {number}", row
 
 
 def _multi_simlex(path: Path, language: str) -> Iterator[Row]:
     """``translation.csv`` has the words of all languages and ``scores.csv`` beside it the means of the annotators."""
-    scores = path.with_name("scores.csv")
-    if not scores.exists():
-        raise ValueError(f"{path} has no {scores.name} beside it with the scores: add it.")
-    with path.open(encoding="utf-8-sig", newline="") as words, scores.open(encoding="utf-8-sig", newline="") as means:
-        for number, (row, mean) in enumerate(zip_longest(csv.DictReader(words), csv.DictReader(means)), start=2):
-            place = f"{path}, line {number}"
-            if row is None or mean is None:
-                raise ValueError(
-                    f"{path} and {scores.name} have different numbers of lines: take both of one release."
-                )
-            first, second, score = row.get(f"{language} 1"), row.get(f"{language} 2"), mean.get(language)
-            if first is None or second is None or score is None:
-                raise ValueError(f"{place} has no columns for {language}: repair the line.")
-            yield _pair(place, first, second, score)
+    for (place, row), (_, mean) in _beside(path, "scores.csv", _comma_separated):
+        cells = row.get(f"{language} 1"), row.get(f"{language} 2"), mean.get(language)
+        if None in cells:
+            raise ValueError(f"{place} has no columns for {language}: repair the line.")
+        yield _pair(place, *cells)
 
 
-def _ids(text: str) -> frozenset[str]:
+def _entry(place: str, text: str, ids: str) -> Entry:
     # Mentions name the vocabulary of an id (OMIM:217000, MESH:D007674) and dictionaries do not, or both do.
-    return frozenset(part.rsplit(":", 1)[-1] for part in re.split(r"[|¦+]", text.strip()) if part)
+    found = frozenset(part.rsplit(":", 1)[-1] for part in re.split(r"[|¦+]", ids.strip()) if part)
+    if not text.strip() or not found:
+        raise ValueError(f"{place} has an empty text or no id: drop the line.")
+    return place, text, found
 
 
-def _mention_table(path: Path) -> Iterator[tuple[str, str, frozenset[str]]]:
-    lines = _cells(path, "\t")
-    header = next(lines, ("", []))[1]
-    for place, cells in lines:
-        row = dict(zip(header, cells, strict=True))
-        yield _entry(place, row.get("mention", ""), row.get("cui", ""))
+def _mention_table(path: Path) -> Iterator[Entry]:
+    return (_entry(place, row.get("mention", ""), row.get("cui", "")) for place, row in _rows(path))
 
 
-def _concepts(path: Path) -> Iterator[tuple[str, str, frozenset[str]]]:
-    """BioSyn's ``pmid||start|end||type||mention||cui``."""
+def _dictionary_table(path: Path) -> Iterator[Entry]:
+    lines = islice(_cells(path, "\t"), 1, None)
+    return (_entry(place, "".join(names[:1]), ids) for place, (ids, *names) in lines)  # one column has no names
+
+
+def _concepts(path: Path) -> Iterator[Entry]:
+    """BioSyn's ``pmid||start||end||type||mention||cui``."""
     return (_entry(place, cells[3], cells[4]) for place, cells in _cells(path, "||", least=5))
 
 
-def _dictionary_table(path: Path) -> Iterator[tuple[str, frozenset[str]]]:
-    lines = _cells(path, "\t")
-    next(lines, None)
-    return (_entry(place, cells[1], cells[0])[1:] for place, cells in lines)
-
-
-def _dictionary(path: Path) -> Iterator[tuple[str, frozenset[str]]]:
+def _dictionary(path: Path) -> Iterator[Entry]:
     """BioSyn's ``cui||name``."""
-    return (_entry(place, cells[1], cells[0])[1:] for place, cells in _cells(path, "||", least=2))
-
-
-def _entry(place: str, text: str, ids: str) -> tuple[str, str, frozenset[str]]:
-    if not text.strip() or not _ids(ids):
-        raise ValueError(f"{place} has an empty text or no id: drop the line.")
-    return place, text, _ids(ids)
-
-
-def _year(year: str) -> list[tuple[str, Callable[[Path], Iterator[Row]]]]:
-    return [(f"STS{year}.test.tsv", _plain), (f"STS{year}-en-test/STS.input.*.txt", _sent_eval)]
-
-
-def _multi(language: str) -> list[tuple[str, Callable[[Path], Iterator[Row]]]]:
-    return [
-        (f"multisimlex.{language}.tsv", _plain),
-        ("translation.csv", partial(_multi_simlex, language=language)),
-    ]
+    return (_entry(place, cells[1], cells[0]) for place, cells in _cells(path, "||", least=2))
 
 
 # For each set the files it may lie in, the first that is there being read. A year's subsets are concatenated.
 PAIR_SETS: dict[str, list[tuple[str, Callable[[Path], Iterator[Row]]]]] = {
-    **{f"STS{year}": _year(year) for year in ("12", "13", "14", "15", "16")},
+    **{
+        f"STS{year}": [(f"STS{year}.test.tsv", _plain), (f"STS{year}-en-test/STS.input.*.txt", _sent_eval)]
+        for year in range(12, 17)
+    },
     "STS-B": [("STSB.test.tsv", _plain), ("sts-test.csv", _sts_benchmark)],
     "SICK-R": [
         ("SICK-R.test.tsv", _plain),
         ("SICK_test_annotated.txt", _sick),
-        ("SICK_annotated.txt", partial(_sick, part="TEST")),
+        ("SICK_annotated.txt", partial(_sick, SemEval_set="TEST")),
     ],
     "STS-B dev": [("STSB.dev.tsv", _plain), ("sts-dev.csv", _sts_benchmark)],
     "STS-B train": [("STSB.train.tsv", _plain), ("sts-train.csv", _sts_benchmark)],
@@ -271,8 +244,13 @@ PAIR_SETS: dict[str, list[tuple[str, Callable[[Path], Iterator[Row]]]]] = {
         ("simlex999.tsv", _plain),
         ("SimLex-999.txt", partial(_table, columns=("word1", "word2", "SimLex999"))),
     ],
-    "Multi-SimLex ENG": _multi("ENG"),
-    "Multi-SimLex FRA": _multi("FRA"),
+    **{
+        f"Multi-SimLex {language}": [
+            (f"multisimlex.{language}.tsv", _plain),
+            ("translation.csv", partial(_multi_simlex, language=language)),
+        ]
+        for language in ("ENG", "FRA")
+    },
     "WordSim-353": [("wordsim353.tsv", _plain)],
     "RareWord": [("rareword2034.tsv", _plain)],
     "UMNSRS": [("umnsrs-sim.tsv", _plain)],

@@ -24,19 +24,12 @@ SINGLE = "single sentences"
 
 @dataclass(frozen=True)
 class Parts:
-    """Parts of texts that belong together.
-
-    Args:
-        queries: Texts.
-        passages: Texts, as many; number i belongs to query i.
-        documents: Number of the document that each pair is from, int64, shape (pairs,), ascending.
-        structure: What a query and its passage are to each other.
-    """
+    """Parts of texts that belong together."""
 
     queries: list[str]
-    passages: list[str]
-    documents: np.ndarray
-    structure: str
+    passages: list[str]  # as many; number i belongs to query i
+    documents: np.ndarray  # number of the document that each pair is from, int64, shape (pairs,), ascending
+    structure: str  # what a query and its passage are to each other
 
     @property
     def texts(self) -> int:
@@ -93,17 +86,21 @@ def split_parts(
     ]
     random.Random(seed).shuffle(documents)
     bodies, titled = [body for _, body in documents], [document for document in documents if document[0]]
-    if structure == "single":
-        parts = _singles(bodies, max_documents, seed)
-    elif structure == "title":
-        parts = _titles(titled, max_documents)
-    else:
-        cut, words = _STRUCTURES["first" if structure == "auto" else structure]
+
+    def cut(structure: str) -> Parts:
+        if structure == "title":
+            return _distinct(([document] for document in titled), max_documents, TITLES)
+        if structure == "single":
+            draw = random.Random(seed)
+            return _distinct((_hidden(text, draw) for text in bodies), max_documents, SINGLE)
+        pairs, said = _STRUCTURES[structure]
         # A model reads no more of a text.
         sentences = (list(split_sentences(text[:_READ], language)) for text in bodies)
-        parts = _distinct(map(cut, sentences), max_documents, words)
-        if structure == "auto" and parts.texts < _LEAST_DOCUMENTS:
-            parts = _titles(titled, max_documents) if titled else _singles(bodies, max_documents, seed)
+        return _distinct(map(pairs, sentences), max_documents, said)
+
+    parts = cut("first" if structure == "auto" else structure)
+    if structure == "auto" and parts.texts < _LEAST_DOCUMENTS:
+        parts = cut("title" if titled else "single")
     if parts.texts < _LEAST_DOCUMENTS:
         raise ValueError(
             f"Only {parts.texts} of {len(bodies)} texts have parts to rank ({parts.structure}), and "
@@ -136,19 +133,10 @@ _STRUCTURES: dict[str, tuple[Callable[[Sequence[str]], list[tuple[str, str]]], s
 }
 
 
-def _titles(titled: Sequence[tuple[str, str]], max_documents: int) -> Parts:
-    return _distinct(([document] for document in titled), max_documents, TITLES)
-
-
-def _singles(texts: Sequence[str], max_documents: int, seed: int) -> Parts:
-    draw = random.Random(seed)
-
-    def hide(text: str) -> list[tuple[str, str]]:
-        words = text.split()
-        hidden = set(draw.sample(range(len(words)), round(_HIDDEN * len(words))))
-        return [(" ".join(word for i, word in enumerate(words) if i not in hidden), text)] if hidden else []
-
-    return _distinct(map(hide, texts), max_documents, SINGLE)
+def _hidden(text: str, draw: random.Random) -> list[tuple[str, str]]:
+    words = text.split()
+    hidden = set(draw.sample(range(len(words)), round(_HIDDEN * len(words))))
+    return [(" ".join(word for i, word in enumerate(words) if i not in hidden), text)] if hidden else []
 
 
 def _distinct(documents: Iterable[Sequence[tuple[str, str]]], most: int, structure: str) -> Parts:

@@ -1,10 +1,4 @@
-"""Does an encoder put what belongs together next to each other? Measured by ranking, without labels.
-
-A text comes in two halves that belong together, such as the first sentence of a document and the rest of it. One half
-is the query; the rank of the other among all other halves says how good the encoder is. Ranking, and not similarity,
-since that is what users do with embeddings, and it predicts the quality on their tasks better (EvalRank, arXiv
-2203.02679).
-"""
+"""Does an encoder put what belongs together next to each other? Measured by ranking, without labels: see `verdict`."""
 
 from __future__ import annotations
 
@@ -30,17 +24,8 @@ def reciprocal_ranks(
     mean of all orders of the ties. Counting ties for the query would reward an encoder that collapsed, counting them
     against it would push down lexical baselines, to which all texts without a word in common are equal.
 
-    Args:
-        queries: Vectors, shape (n, dim), dense or sparse, of any length; a zero vector has similarity 0 to all.
-        passages: Vectors, shape (n, dim); row i belongs to query i.
-        candidates: Rows of the passages to rank the own passage among, shape (n, k), such as those of `look_alikes`;
-            the own row does not count among them. By default all passages.
-
-    Returns:
-        1 / rank, float64, shape (n,), each in (0, 1]. The mean is the mean reciprocal rank.
-
-    Raises:
-        ValueError: If there are not as many queries as passages, or none, or a vector is not finite.
+    Passage i belongs to query i. ``candidates``, shape (n, k), are rows of passages to rank it among, such as those of
+    `look_alikes`; by default all. Returns 1 / rank, float64, shape (n,), each in (0, 1].
     """
     if queries.shape != passages.shape:
         raise ValueError(f"Query i belongs to passage i: shapes must be equal, not {queries.shape}, {passages.shape}.")
@@ -61,20 +46,9 @@ def reciprocal_ranks(
 
 
 def look_alikes(passages: Sequence[str], k: int = 20) -> np.ndarray:
-    """The passages that share the most telling words with each passage, for `reciprocal_ranks`.
+    """Rows of the passages that share the most telling words with each, most alike first, for `reciprocal_ranks`.
 
     Among all passages most are about something else and easily told apart. Among look-alikes words alone help less.
-
-    Args:
-        passages: Texts, at least 2.
-        k: Look-alikes of each, at least 1; more than the other passages gives all of these.
-
-    Returns:
-        Rows of the passages, most alike first, equally alike ones in their order, without the passage itself, int64,
-        shape (n, min(k, n - 1)).
-
-    Raises:
-        ValueError: If all passages are blank.
     """
     vectors = _vectorizer(passages).transform(passages)
     n = vectors.shape[0]
@@ -89,19 +63,7 @@ def look_alikes(passages: Sequence[str], k: int = 20) -> np.ndarray:
 def tfidf_reciprocal_ranks(
     queries: Sequence[str], passages: Sequence[str], candidates: np.ndarray | None = None
 ) -> np.ndarray:
-    """`reciprocal_ranks` of TF-IDF vectors: the floor that an encoder must clear to be worth its cost.
-
-    Args:
-        queries: Texts.
-        passages: Texts; number i belongs to query i. Words are weighted by how rare they are among these.
-        candidates: As in `reciprocal_ranks`.
-
-    Returns:
-        1 / rank, float64, shape (n,).
-
-    Raises:
-        ValueError: If there are not as many queries as passages, or all passages are blank.
-    """
+    """`reciprocal_ranks` of TF-IDF vectors: the floor that an encoder must clear to be worth its cost."""
     vectorizer = _vectorizer(passages)
     return reciprocal_ranks(vectorizer.transform(queries), vectorizer.transform(passages), candidates)
 

@@ -39,23 +39,14 @@ _BLOCK = 100  # resamples at a time, to bound memory
 
 @dataclass(frozen=True)
 class Measurement:
-    """How a model ranks the parts.
+    """How a model ranks the parts: a reciprocal rank for each pair, float64, shape (pairs,)."""
 
-    Args:
-        queries: Unit vectors, float32, shape (pairs, dim).
-        passages: Unit vectors, float32, shape (pairs, dim).
-        everywhere: Reciprocal rank of each passage among all, float64, shape (pairs,).
-        among_look_alikes: The same rank among the passages that share the most telling words with it.
-        geometry: What `geometry.describe` says of the passages.
-        backwards: Mean of the same two where the passage asks for its query, shape (pairs,).
-    """
-
-    queries: np.ndarray
-    passages: np.ndarray
-    everywhere: np.ndarray
-    among_look_alikes: np.ndarray
-    geometry: dict[str, float]
-    backwards: np.ndarray
+    queries: np.ndarray  # unit vectors, float32, shape (pairs, dim)
+    passages: np.ndarray  # unit vectors, float32, shape (pairs, dim)
+    everywhere: np.ndarray  # ranks of passages among all
+    among_look_alikes: np.ndarray  # and among those that share the most telling words
+    geometry: dict[str, float]  # of the passages, by `geometry.describe`
+    backwards: np.ndarray  # mean of both ranks where the passage asks for its query
 
     @property
     def ranks(self) -> np.ndarray:
@@ -181,17 +172,7 @@ def called(model: SentenceTransformer | str | Path) -> str:
 def measure(
     model: SentenceTransformer, parts: Parts, prompt: str | None = None, called: str = "The model"
 ) -> Measurement:
-    """Rank the parts with a model.
-
-    Args:
-        model: The model to measure.
-        parts: The parts that `split_parts` gives.
-        prompt: The prompt to put before each text; by default the model's own default prompt, if it has one.
-        called: What a complaint calls the model.
-
-    Raises:
-        ValueError: If a vector is not finite.
-    """
+    """Rank the parts with a model, by default with its default prompt; ``called`` is its name in a complaint."""
     queries, passages = np.split(embed(model, [*parts.queries, *parts.passages], prompt=prompt), 2)
     if not (np.isfinite(queries).all() and np.isfinite(passages).all()):
         raise ValueError(
@@ -217,7 +198,7 @@ def judge(
     least_loss: float = LEAST_LOSS,
     seed: int = 0,
 ) -> Evidence:
-    """The verdict on two measurements of the same parts; arguments as in `compare` and `measure`."""
+    """The verdict on two measurements of the same parts; arguments as in `compare`."""
     differences = after.ranks - before.ranks
     low, high = bootstrap(differences, parts.documents, seed)
     verdict: Verdict = "no evidence"
@@ -242,26 +223,14 @@ def judge(
 
 
 def against_words(model: Measurement, parts: Parts, seed: int = 0) -> tuple[float, float, float]:
-    """How far a model is ahead of TF-IDF: the difference of the mean reciprocal rank, and its 95% interval.
-
-    Args:
-        model: The measurement of a model; its ranks of passages by queries count, which TF-IDF has, too.
-        parts: The parts that were measured.
-        seed: Seed for the bootstrap.
-    """
+    """How far a model is ahead of TF-IDF where queries ask: in mean reciprocal rank, with its 95% interval."""
     everywhere, among_look_alikes = parts.words
     ahead = (model.everywhere - everywhere + model.among_look_alikes - among_look_alikes) / 2
     return float(ahead.mean()), *bootstrap(ahead, parts.documents, seed)
 
 
 def bootstrap(values: np.ndarray, documents: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """The 95% interval of a mean, by drawing documents with replacement 2,000 times.
-
-    Args:
-        values: The values, shape (n,).
-        documents: The document of each value, integers, shape (n,): values of one document are drawn together.
-        seed: Seed for the draws.
-    """
+    """The 95% interval of a mean, by drawing documents with replacement, each with all of its values."""
     numbers = np.unique(documents, return_inverse=True)[1]
     sums, counts = np.bincount(numbers, values), np.bincount(numbers)
     rng = np.random.default_rng(seed)
