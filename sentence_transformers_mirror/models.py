@@ -61,7 +61,7 @@ def load_model(model: SentenceTransformer | str | Path, local: bool = False) -> 
     from sentence_transformers import SentenceTransformer
 
     from sentence_transformers_mirror import _host
-    from sentence_transformers_mirror.quiet import quiet
+    from sentence_transformers_mirror.terminal import quiet
 
     there, device = Path(model).exists(), chosen_device()
     try:

@@ -10,9 +10,9 @@ import re
 import sys
 from contextlib import nullcontext
 
+from sentence_transformers_mirror import terminal
 from sentence_transformers_mirror.errors import BrokenIndexError
 from sentence_transformers_mirror.printable import printable
-from sentence_transformers_mirror.terminal import is_terminal
 
 NO_HITS, USAGE, BROKEN_INDEX, UNEXPECTED, INTERRUPTED = 1, 2, 3, 70, 130  # exit codes
 
@@ -91,7 +91,7 @@ def log(level: int) -> None:
 
 def is_read_by_people(args: argparse.Namespace) -> bool:
     """Whether results are for a terminal, and not JSON."""
-    return not args.json and is_terminal(sys.stdout)
+    return not args.json and terminal.is_terminal(sys.stdout)
 
 
 def tell(args: argparse.Namespace, facts: dict, words: str) -> None:
@@ -103,10 +103,7 @@ def silence_others() -> None:
     import datasets
     from huggingface_hub.utils import disable_progress_bars
 
-    from sentence_transformers_mirror import terminal
-    from sentence_transformers_mirror.quiet import silence
-
-    silence()
+    terminal.silence()
     if not terminal.libraries:
         datasets.disable_progress_bars()
     if not terminal.bars:

@@ -253,8 +253,9 @@ def _parquet(path: Path) -> Rows:
 
     try:
         with pq.ParquetFile(path) as file:
-            rows = (row for batch in file.iter_batches(10_000) for row in batch.to_pylist())
-            yield from ((f"row {number}", row) for number, row in enumerate(rows, start=1))
+            batches = (batch.to_pylist() for batch in file.iter_batches(10_000))
+            for number, row in enumerate(itertools.chain.from_iterable(batches), start=1):
+                yield f"row {number}", row
     except (pa.ArrowException, OSError, OverflowError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as parquet: {' '.join(str(error).split())[:200]}.") from error
 
