@@ -51,7 +51,7 @@ from sentence_transformers_mirror.evidence.parts import Parts, split_parts
 from sentence_transformers_mirror.evidence.ranking import reciprocal_ranks
 from sentence_transformers_mirror.evidence.verdict import LEAST_GAIN, LEAST_LOSS, Evidence, Measurement, judge
 from sentence_transformers_mirror.evidence.verdict import measure as measure_parts
-from sentence_transformers_mirror.texts.titles import split_title
+from sentence_transformers_mirror.texts.sentences import split_title
 
 LEAST = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08]  # effects to choose from; rounding alone can move a rank
 WANTED = 0.95  # precision on the domains that the effect is chosen on

@@ -29,29 +29,22 @@ __version__ = "0.1.0"
 # Names are resolved on first use (PEP 562): importing this package costs nothing, and the command line can parse its
 # arguments before torch is loaded.
 _HOMES = {
-    "CachedMirrorLoss": "training.cached_loss",
-    "CharSpanMask": "training.views",
-    "CorpusReport": "texts.corpus",
-    "DocumentViews": "training.document_views",
-    "Hit": "search",
-    "MilvusSearch": "scale.milvus",
-    "MirrorLoss": "training.loss",
-    "RECIPES": "training.recipes",
-    "Recipe": "training.recipes",
-    "SearchIndex": "search",
-    "TokenSpanMask": "training.views",
-    "TuningResult": "training.result",
-    "dropout_rate": "training.dropout",
-    "drophead": "training.dropout",
-    "compare": "evidence.verdict",
-    "encode_shards": "scale.shards",
-    "evaluate": "evidence.evaluation",
-    "export": "scale.milvus",
-    "generated_queries": "training.generated",
-    "load_corpus": "texts.corpus",
-    "mirror_tune": "training.tuning",
-    "nt_xent": "training.nt_xent",
-    "two_views": "training.views",
+    "evidence.evaluation": ["evaluate"],
+    "evidence.verdict": ["compare"],
+    "scale.milvus": ["MilvusSearch", "export"],
+    "scale.shards": ["encode_shards"],
+    "search": ["Hit", "SearchIndex"],
+    "texts.corpus": ["CorpusReport", "load_corpus"],
+    "training.cached_loss": ["CachedMirrorLoss"],
+    "training.document_views": ["DocumentViews"],
+    "training.dropout": ["drophead", "dropout_rate"],
+    "training.generated": ["generated_queries"],
+    "training.loss": ["MirrorLoss"],
+    "training.nt_xent": ["nt_xent"],
+    "training.recipes": ["RECIPES", "Recipe"],
+    "training.result": ["TuningResult"],
+    "training.tuning": ["mirror_tune"],
+    "training.views": ["CharSpanMask", "TokenSpanMask", "two_views"],
 }
 
 __all__ = [
@@ -83,8 +76,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
     for room in ("texts", "training", "evidence"):  # programs know modules by the names of before they had rooms
         if (Path(__file__).parent / room / f"{name}.py").is_file():
             return import_module(f"{__name__}.{room}.{name}")
@@ -92,7 +86,7 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted({*globals(), *__all__})
 
 
 def embedded_model_path() -> str:

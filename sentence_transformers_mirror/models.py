@@ -49,7 +49,7 @@ def load_model(model: SentenceTransformer | str | Path, local: bool = False) -> 
     from sentence_transformers import SentenceTransformer
 
     from sentence_transformers_mirror import _host
-    from sentence_transformers_mirror.quiet import quiet
+    from sentence_transformers_mirror.terminal import quiet
 
     name, there, device = repr(str(model)), Path(model).exists(), chosen_device()
     try:

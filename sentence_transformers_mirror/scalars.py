@@ -17,12 +17,7 @@ def plain(value: Any) -> Any:
 
 
 def whole_number(value: Any, name: str, least: int | None = None) -> int:
-    """An argument that counts something.
-
-    Raises:
-        TypeError: If it is no whole number.
-        ValueError: If it is below the least.
-    """
+    """An argument that counts, as an int; a TypeError if it is none, a ValueError if it is below the least."""
     found = plain(value)
     if not isinstance(found, int) or isinstance(found, bool):
         raise TypeError(f"{name} must be a whole number, not {quoted(value)}.")

@@ -149,7 +149,10 @@ def test_mistakes_end_with_2(indexed, capfd):
         ("index --model @/model --texts @/texts.csv --output @/other --kind hnws".split(), "FAISS makes no 'hnws'"),
         ("index --model @/absent --texts @/texts.csv --output @/other".split(), "could not be loaded"),
         ("index --model @/model --texts @/texts.csv --output @/index".split(), "replace it with --force"),
-        ("index --model @/model --texts @/texts.csv --output @/other --dimensions 0".split(), "--dimensions must be"),
+        (
+            "index --model @/model --texts @/texts.csv --output @/other --dimensions 0".split(),
+            "error: --dimensions must be",
+        ),
         (["search", "@/index", "x", "--threshold", "2"], "--threshold is a number"),
         ("index --model @/model --texts @/texts.csv --output @/texts.csv".split(), "could not be saved"),
     ):

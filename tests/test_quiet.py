@@ -22,8 +22,8 @@ from sentence_transformers_mirror.evidence.report import _cosines
 from sentence_transformers_mirror.evidence.verdict import called, measure
 from sentence_transformers_mirror.models import load_model
 from sentence_transformers_mirror.printable import quoted
-from sentence_transformers_mirror.quiet import quiet
 from sentence_transformers_mirror.search.hits import judge
+from sentence_transformers_mirror.terminal import quiet
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The command line: a module a verb, its arguments and its run together."""
+"""The command line: a module for verbs that belong together, with their arguments and their runs."""
 
 from __future__ import annotations
 

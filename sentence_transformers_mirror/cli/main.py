@@ -7,57 +7,23 @@ complaints about arguments come at once, and not after torch has been loaded.
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import os
 import sys
+from typing import Any
 
 from sentence_transformers_mirror import __version__
-from sentence_transformers_mirror.cli import (
-    add,
-    compare,
-    demo,
-    encode,
-    evaluate,
-    export,
-    index,
-    info,
-    quickstart,
-    search,
-    tune,
-    verify,
-)
-from sentence_transformers_mirror.cli.arguments import check_device
-from sentence_transformers_mirror.cli.completion import SHELLS, Completion
-from sentence_transformers_mirror.cli.messages import (
-    BROKEN_INDEX,
-    INTERRUPTED,
-    UNEXPECTED,
-    USAGE,
-    Handler,
-    Printable,
-    complain,
-    in_flags,
-)
+from sentence_transformers_mirror.cli import indexing, measuring, searching, sharding, training
+from sentence_transformers_mirror.cli.checks import check_device
+from sentence_transformers_mirror.cli.messages import INTERRUPTED, USAGE, complain, log, told
 from sentence_transformers_mirror.cli.streams import texts_from_standard_input
-from sentence_transformers_mirror.errors import BrokenIndexError
 from sentence_transformers_mirror.models import placed_on
 from sentence_transformers_mirror.terminal import volume
 
-_VERBS = (
-    tune,
-    quickstart,
-    evaluate,
-    compare,
-    encode,
-    index,
-    export,
-    add,
-    search,
-    info,
-    verify,
-    demo,
-)  # as help lists them
+# As help lists them.
+_VERBS = [training.tune, training.quickstart, measuring.evaluate, measuring.compare, sharding.encode, indexing.index]
+_VERBS += [sharding.export, indexing.add, searching.search, indexing.info, indexing.verify, searching.demo]
+_SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,15 +41,12 @@ def main(argv: list[str] | None = None) -> int:
             parsed.
     """
     args = parser_of_all().parse_args(argv)
-    handler = Handler()  # to stderr: with --json, stdout is for the object alone
-    handler.setFormatter(Printable("%(message)s"))
-    logging.basicConfig(handlers=[handler])
-    logging.getLogger("sentence_transformers_mirror").setLevel(_level(args))
+    log(logging.ERROR if args.quiet else logging.DEBUG if args.verbose else logging.INFO)
     try:
         device = getattr(args, "device", None)
         check_device(device)
         with volume(args.quiet, args.verbose), placed_on(device), texts_from_standard_input(args):
-            code = args.verb(args)
+            code = args.run(args)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
@@ -103,22 +66,6 @@ def main(argv: list[str] | None = None) -> int:
         return code
 
 
-def _level(args: argparse.Namespace) -> int:
-    return logging.ERROR if args.quiet else logging.DEBUG if args.verbose else logging.INFO
-
-
-def told(error: Exception) -> tuple[str, int]:
-    """What is said of an error, and the exit code: the one place that all errors pass."""
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
-        return f"The output could not be written to where it leads: {error.strerror}.", USAGE
-    # What the package raises about input and machine; it names the cure.
-    if isinstance(error, (ValueError, OSError, FloatingPointError, ImportError)):
-        return in_flags(str(error)), BROKEN_INDEX if isinstance(error, BrokenIndexError) else USAGE
-    if isinstance(error, MemoryError):
-        return "there is not enough memory: give fewer texts.", USAGE
-    return f"{type(error).__name__}: {error} (a bug; --debug shows where)", UNEXPECTED
-
-
 def parser_of_all() -> argparse.ArgumentParser:
     """The parser of the command line, with all verbs."""
     parser = argparse.ArgumentParser(
@@ -127,12 +74,34 @@ def parser_of_all() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"st-mirror {__version__}")
     parser.add_argument(
         "--completion",
-        action=Completion,
-        choices=SHELLS,
+        action=_Completion,
+        choices=_SHELLS,
         metavar="SHELL",
-        help=f"print what {', '.join(SHELLS[:-1])} or {SHELLS[-1]} reads to complete a command (needs shtab)",
+        help=f"print what {', '.join(_SHELLS[:-1])} or {_SHELLS[-1]} reads to complete a command (needs shtab)",
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for verb in _VERBS:
-        verb.add_parser(verbs)
+        verb.add_to(verbs)
     return parser
+
+
+class _Completion(argparse.Action):
+    """Prints what a shell reads to complete verbs, flags and files; shtab, which writes it, is imported here alone."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: Any, **named: Any) -> None:
+        try:
+            import shtab
+        except ImportError:
+            parser.error("--completion needs shtab: pip install 'sentence-transformers-mirror[completion]'")
+        (verbs,) = (one for one in parser._actions if isinstance(one, argparse._SubParsersAction))
+        for action in (action for verb in verbs.choices.values() for action in verb._actions):
+            if action.metavar == "DIR" or action.dest in ("model", "before", "after", "rerank"):
+                action.complete = shtab.DIRECTORY  # which shtab looks for
+            elif action.metavar == "FILE" or action.dest == "texts":
+                action.complete = shtab.FILE
+        try:
+            print(shtab.complete(parser, given[1]), flush=True)
+        except OSError as error:
+            sys.stdout = None  # what is left in it would fail again at the end
+            parser.error(f"standard output cannot be written: {error.strerror}; name another file")
+        parser.exit()

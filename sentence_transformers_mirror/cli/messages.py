@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import re
 import sys
 from contextlib import nullcontext
 
+from sentence_transformers_mirror import terminal
+from sentence_transformers_mirror.errors import BrokenIndexError
 from sentence_transformers_mirror.printable import printable
-from sentence_transformers_mirror.terminal import is_terminal
 
 NO_HITS, USAGE, BROKEN_INDEX, UNEXPECTED, INTERRUPTED = 1, 2, 3, 70, 130  # exit codes
 
@@ -40,8 +42,20 @@ _FLAGS = {
 
 def in_flags(message: str) -> str:
     for argument, flag in _FLAGS.items():
-        message = re.sub(argument, flag, message)
+        message = re.sub(rf"(?<!-){argument}", flag, message)  # not what is a flag already
     return message
+
+
+def told(error: Exception) -> tuple[str, int]:
+    """What is said of an error, and the exit code: the one place that all errors pass."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        return f"The output could not be written to where it leads: {error.strerror}.", USAGE
+    # What the package raises about input and machine; it names the cure.
+    if isinstance(error, (ValueError, OSError, FloatingPointError, ImportError)):
+        return in_flags(str(error)), BROKEN_INDEX if isinstance(error, BrokenIndexError) else USAGE
+    if isinstance(error, MemoryError):
+        return "there is not enough memory: give fewer texts.", USAGE
+    return f"{type(error).__name__}: {error} (a bug; --debug shows where)", UNEXPECTED
 
 
 def complain(message: str) -> None:
@@ -55,7 +69,7 @@ def remark(message: str) -> None:
         complain(message)
 
 
-class Handler(logging.StreamHandler):
+class _Handler(logging.StreamHandler):
     """Writes to standard error, above a progress bar where there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -63,26 +77,25 @@ class Handler(logging.StreamHandler):
         with nullcontext() if bars is None else bars.tqdm.external_write_mode(file=sys.stderr):
             super().emit(record)
 
-
-class Printable(logging.Formatter):
-    """What is logged may quote data; what warns is a complaint."""
-
     def format(self, record: logging.LogRecord) -> str:
+        """What is logged may quote data; what warns is a complaint."""
         prefix = "st-mirror: " if record.levelno >= logging.WARNING else ""
         return prefix + "\n".join(map(printable, in_flags(super().format(record)).splitlines()))
 
 
-def tell_skipped(skipped: list[str]) -> None:
-    if skipped:
-        remark(f"{len(skipped):,} rows have no text and are left out, first {skipped[0]}")
+def log(level: int) -> None:
+    """Show what is logged from a level on, and not on standard output: with --json, that is for the object alone."""
+    logging.basicConfig(format="%(message)s", handlers=[_Handler()])
+    logging.getLogger("sentence_transformers_mirror").setLevel(level)
+
+
+def is_read_by_people(args: argparse.Namespace) -> bool:
+    """Whether results are for a terminal, and not JSON."""
+    return not args.json and terminal.is_terminal(sys.stdout)
 
 
 def tell(args: argparse.Namespace, facts: dict, words: str) -> None:
-    print(
-        json.dumps(facts)
-        if args.json or not is_terminal(sys.stdout)
-        else "\n".join(map(printable, words.splitlines()))
-    )
+    print("\n".join(map(printable, words.splitlines())) if is_read_by_people(args) else json.dumps(facts))
 
 
 def silence_others() -> None:
@@ -90,10 +103,7 @@ def silence_others() -> None:
     import datasets
     from huggingface_hub.utils import disable_progress_bars
 
-    from sentence_transformers_mirror import terminal
-    from sentence_transformers_mirror.quiet import silence
-
-    silence()
+    terminal.silence()
     if not terminal.libraries:
         datasets.disable_progress_bars()
     if not terminal.bars:

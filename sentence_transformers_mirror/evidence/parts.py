@@ -11,8 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from sentence_transformers_mirror.evidence.ranking import look_alikes, tfidf_reciprocal_ranks
-from sentence_transformers_mirror.texts.sentences import split_sentences
-from sentence_transformers_mirror.texts.titles import TITLES, split_title
+from sentence_transformers_mirror.texts.sentences import TITLES, split_sentences, split_title
 
 logger = logging.getLogger(__name__)
 

@@ -115,7 +115,7 @@ def _loaded(name: str) -> CrossEncoder:
 
     from sentence_transformers_mirror import _host
     from sentence_transformers_mirror.models import chosen_device
-    from sentence_transformers_mirror.quiet import quiet
+    from sentence_transformers_mirror.terminal import quiet
 
     device = chosen_device()
     try:

@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
-from sentence_transformers_mirror.printable import printable, quoted
+from sentence_transformers_mirror.printable import quoted
 from sentence_transformers_mirror.scalars import whole_number
 from sentence_transformers_mirror.texts import sentences
 from sentence_transformers_mirror.texts.files import (
+    check_column,
     column_names,
     is_table,
     read_rows,
@@ -113,10 +114,8 @@ def load_corpus(
         dropped["empty"] += len(rows) - len(kept)
         titles, texts = zip(*kept, strict=True) if kept else ((), ())
         titled = titled or any(titles)
-        columns = {"title": titles, "text": texts}
-        chunks.append(
-            pa.table({name: pa.array(values, pa.large_string(), memory_pool=pool) for name, values in columns.items()})
-        )
+        columns = (pa.array(values, pa.large_string(), memory_pool=pool) for values in (titles, texts))
+        chunks.append(pa.table(list(columns), ["title", "text"]))
         hashes.extend(hash(row if row[0] else row[1]) for row in kept)
     # Two texts of one hash, of 64 bits, are one text: in a corpus of a million the chance of an error is 3e-8.
     first = np.sort(np.unique(np.frombuffer(hashes, np.int64), return_index=True)[1])
@@ -149,8 +148,9 @@ def _read(source: Any, column: str | None, title: str | None, dropped: dict[str,
     elif isinstance(source, (DatasetDict, IterableDatasetDict)):
         raise ValueError(f"This is a dictionary of datasets; pass one of its splits: {', '.join(source)}.")
     elif isinstance(source, (Dataset, IterableDataset)):
-        names = source.column_names or list(next(iter(source)))
-        wanted = _chosen(names, _text_columns(source), column, title)
+        kinds = {name: getattr(feature, "dtype", "") for name, feature in (source.features or {}).items()}
+        strings = [name for name, kind in kinds.items() if kind in ("string", "large_string")]
+        wanted = _chosen(source.column_names or list(next(iter(source))), strings, column, title)
         rows = enumerate(source.select_columns(wanted))
         yield from _rows(((f"Row {number} of the dataset", row) for number, row in rows), wanted)
     else:
@@ -182,8 +182,7 @@ def _chosen(names: list[str], texts: list[str], column: str | None, title: str |
     if title is None and column != "title" and "title" in texts and len(texts) > 1:
         title = "title"
     if title is not None:
-        if title not in names:
-            raise ValueError(f"There is no column {title!r}; the columns are {', '.join(map(printable, names))}.")
+        check_column(names, title)
         texts = [name for name in texts if name != title]
     return [text_column(names, texts, column), *([title] if title is not None else [])]
 
@@ -202,16 +201,8 @@ def _rows(rows: Iterable[tuple[str, dict[str, object]]], wanted: list[str]) -> I
 def _pairs(values: Iterable[object]) -> Iterator[tuple[str, str]]:
     for index, value in enumerate(values):
         where = f"Row {index} of texts"
-        if isinstance(value, (tuple, list)) and len(value) == 2:
-            title, text = value
-            yield "" if title is None else _string(title, where), _string(text, where)
-        else:
-            yield "", _string(value, where)
-
-
-def _text_columns(dataset: Dataset | IterableDataset) -> list[str]:
-    features = dataset.features or {}
-    return [name for name, feature in features.items() if getattr(feature, "dtype", "") in ("string", "large_string")]
+        title, text = value if isinstance(value, (tuple, list)) and len(value) == 2 else (None, value)
+        yield "" if title is None else _string(title, where), _string(text, where)
 
 
 def _string(value: object, where: str) -> str:

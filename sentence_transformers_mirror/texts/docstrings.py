@@ -8,6 +8,7 @@ import re
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from sentencex import segment
@@ -16,43 +17,26 @@ from sentence_transformers_mirror.terminal import bar
 
 # Third-party packages, tests, and programs that come along with the library.
 _SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "ensurepip", "turtledemo"}
+_Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 _SIGNATURE = re.compile(r"[\w.]+\(.*\)(\s*->.*)?")
 
 
 @dataclass(frozen=True)
 class Docstring:
-    """The prose of one documentation string.
+    """The prose of one documentation string."""
 
-    Attributes:
-        file: The file of the module, relative to the library.
-        name: The name that the docstring documents, such as ``shutil.copyfile``.
-        first: The first sentence of the docstring.
-        rest: The other sentences; there may be none.
-    """
-
-    file: str
-    name: str
-    first: str
-    rest: tuple[str, ...]
+    file: str  # of the module, relative to the library
+    name: str  # of what it documents, such as ``shutil.copyfile``
+    first: str  # sentence
+    rest: tuple[str, ...]  # the other sentences; there may be none
 
     @property
     def text(self) -> str:
-        """All of them."""
         return " ".join((self.first, *self.rest))
 
 
 def read_docstrings(library: str | Path | None = None) -> list[Docstring]:
-    """The documentation strings of a folder of modules, read from the source without importing anything.
-
-    Args:
-        library: The folder; by default the standard library of the running Python.
-
-    Returns:
-        One entry for each public name with at least one sentence of prose about it, in the order of the files.
-
-    Raises:
-        FileNotFoundError: If there is no source with docstrings in the folder.
-    """
+    """The docstrings of public names in a folder of modules, by default Python's library; nothing is imported."""
     library = Path(library or sysconfig.get_paths()["stdlib"])
     found: dict[str, Docstring] = {}
     for path in bar(sorted(library.rglob("*.py")), desc="Reading docstrings", unit="file"):
@@ -79,13 +63,8 @@ def read_docstrings(library: str | Path | None = None) -> list[Docstring]:
 def split(docstrings: list[Docstring], seed: int) -> tuple[list[str], list[tuple[str, str]]]:
     """Two thirds of the module files to tune on, the others to measure on.
 
-    Args:
-        docstrings: The docstrings that `read_docstrings` gives.
-        seed: Seed for the choice of files.
-
-    Returns:
-        The distinct docstrings of the training part; and of each docstring of the held-out part that has more than one
-        sentence the first and the rest, as one string, all distinct and none with a sentence of the training part.
+    Gives the distinct docstrings of the first part; and of each docstring of the second that has more than one
+    sentence the first and the rest, as one string, all distinct and none with a sentence of the first part.
     """
     files = sorted({docstring.file for docstring in docstrings})
     held_out = set(random.Random(seed).sample(files, len(files) // 3))
@@ -93,20 +72,18 @@ def split(docstrings: list[Docstring], seed: int) -> tuple[list[str], list[tuple
     seen = {sentence for d in training for sentence in (d.first, *d.rest)}
     pairs = []
     for d in docstrings:
-        rest = " ".join(d.rest)
-        if d.file in held_out and d.rest and seen.isdisjoint((d.first, rest, *d.rest)):
-            pairs.append((d.first, rest))
-            seen.update((d.first, rest))
+        pair = d.first, " ".join(d.rest)
+        if d.file in held_out and d.rest and seen.isdisjoint((*pair, *d.rest)):
+            pairs.append(pair)
+            seen.update(pair)
     return list(dict.fromkeys(d.text for d in training)), pairs
 
 
-def _documented(
-    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str
-) -> Iterator[tuple[str, str]]:
+def _documented(node: ast.Module | _Definition, name: str) -> Iterator[tuple[str, str]]:
     if text := ast.get_docstring(node):
         yield name, text
     for child in node.body:
-        if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and not child.name.startswith("_"):
+        if isinstance(child, _Definition) and not child.name.startswith("_"):
             yield from _documented(child, f"{name}.{child.name}")
 
 
@@ -114,13 +91,10 @@ def sentences(docstring: str) -> list[str]:
     """The sentences of a docstring, without signatures, examples, tables and fragments."""
     found: list[str] = []
     for paragraph in re.split(r"\n\s*\n", docstring):
-        lines = []
-        for line in map(str.strip, paragraph.splitlines()):
-            if line.startswith((">>>", "$ ")):
-                break  # what an example prints goes on to the end of the paragraph
-            if not _SIGNATURE.fullmatch(line):
-                lines.append(line)
-        found += filter(_is_prose, map(str.strip, segment("en", " ".join(lines))))
+        # What an example prints goes on to the end of the paragraph.
+        lines = takewhile(lambda line: not line.startswith((">>>", "$ ")), map(str.strip, paragraph.splitlines()))
+        prose = " ".join(line for line in lines if not _SIGNATURE.fullmatch(line))
+        found += filter(_is_prose, map(str.strip, segment("en", prose)))
     return found
 
 

@@ -12,6 +12,7 @@ _UNREAD = {"script", "style", "template", "svg", "nav"}
 _HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6", "title"}
 # Text that stands beside, and not after, what came before.
 _INLINE = set("a abbr b bdi cite code em i kbd mark q s small span strong sub sup tt u var".split())
+_INSTALL = "pip install 'sentence-transformers-mirror[documents]'"
 
 
 def has_headings(path: Path) -> bool:
@@ -20,19 +21,10 @@ def has_headings(path: Path) -> bool:
 
 
 def read_sections(path: Path) -> Iterator[tuple[str, str]]:
-    """The sections of a Markdown, reStructuredText or HTML file, in order.
+    """Title and body of each section of a Markdown, reStructuredText or HTML file, white space folded.
 
-    Args:
-        path: A file in UTF-8 whose name ends in .md, .markdown, .rst, .html or .htm.
-
-    Returns:
-        Title and body of each section, white space folded. A heading opens a section, and the next one, of any level,
-        closes it; what stands before the first heading has an empty title, and a heading with nothing below it has an
-        empty body. Markup, scripts and navigation are left out; code stays.
-
-    Raises:
-        ImportError: If the file is Markdown or reStructuredText and its parser is not installed.
-        ValueError: If the file is not UTF-8.
+    A heading opens a section, and the next one, of any level, closes it; what stands before the first heading has an
+    empty title, and a heading with nothing below it an empty body. Markup, scripts and navigation are left out.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -83,9 +75,7 @@ def _from_markdown(text: str) -> str:
     try:
         from markdown_it import MarkdownIt
     except ImportError:
-        raise ImportError(
-            "Reading Markdown needs markdown-it-py: pip install 'sentence-transformers-mirror[documents]'."
-        ) from None
+        raise ImportError(f"Reading Markdown needs markdown-it-py: {_INSTALL}.") from None
     return MarkdownIt("commonmark").enable("table").render(text)
 
 
@@ -93,27 +83,16 @@ def _from_restructured_text(text: str) -> str:
     try:
         from docutils.core import publish_parts
     except ImportError:
-        raise ImportError(
-            "Reading reStructuredText needs docutils: pip install 'sentence-transformers-mirror[documents]'."
-        ) from None
+        raise ImportError(f"Reading reStructuredText needs docutils: {_INSTALL}.") from None
     # Roles and directives of Sphinx are unknown here, and no reason to complain; nothing outside the file is read.
-    settings = {
-        "report_level": 5,
-        "halt_level": 5,
-        "file_insertion_enabled": False,
-        "raw_enabled": False,
-        "embed_stylesheet": False,
-        "doctitle_xform": False,
-    }
-    # A role that is unknown would be shown with its name.
-    text = re.sub(r":[a-zA-Z][\w:+.-]*:`", "`", text)
+    refused = dict.fromkeys(("file_insertion_enabled", "raw_enabled", "embed_stylesheet", "doctitle_xform"), False)
+    settings = {"report_level": 5, "halt_level": 5, **refused}
+    text = re.sub(r":[a-zA-Z][\w:+.-]*:`", "`", text)  # a role that is unknown would be shown with its name
     return publish_parts(text, writer="html5", settings_overrides=settings)["body"]
 
 
 _TO_HTML: dict[str, Callable[[str], str]] = {
-    ".md": _from_markdown,
-    ".markdown": _from_markdown,
+    **dict.fromkeys((".md", ".markdown"), _from_markdown),
     ".rst": _from_restructured_text,
-    ".html": str,
-    ".htm": str,
+    **dict.fromkeys((".html", ".htm"), str),
 }

@@ -13,19 +13,18 @@ import json
 import math
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
-from io import BufferedReader, TextIOWrapper
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from sentence_transformers_mirror.printable import printable, quoted
 from sentence_transformers_mirror.texts.documents import has_headings, read_sections
 
-_CELLS = {".csv": ",", ".tsv": "\t"}
-_JSON_LINES = {".jsonl", ".ndjson", ".jsonlines"}
-_TABLES = {*_CELLS, *_JSON_LINES, ".json", ".parquet"}
 _PEEK = 1_000  # rows, in which the columns of a file of JSON are looked for
-NAMES = "csv, tsv, json, jsonl (ndjson) or parquet"
+_TEXT = {"mode": "rt", "encoding": "utf-8-sig", "newline": ""}
+
+Rows = Iterator[tuple[str, dict[str, Any]]]  # where each is, such as ``line 3``, and its values
 
 
 def is_table(path: Path) -> bool:
@@ -35,7 +34,7 @@ def is_table(path: Path) -> bool:
 
 def has_cells(path: Path) -> bool:
     """Whether its values are cells, for `typed`: csv and tsv."""
-    return _suffix(path) in _CELLS
+    return _suffix(path) in (".csv", ".tsv")
 
 
 def typed(cell: str | None) -> str | int | float | None:
@@ -56,11 +55,7 @@ def typed(cell: str | None) -> str | int | float | None:
 
 
 def refuse_no_texts(source: object) -> None:
-    """Refuse what would be iterated over the names of its columns, or over the letters of a text.
-
-    Raises:
-        TypeError: If it is a dictionary or a table in memory, bytes, or cannot be iterated.
-    """
+    """A TypeError for what would be iterated over the names of its columns, or over the letters of a text."""
     kind = type(source).__name__
     if isinstance(source, dict) or hasattr(source, "iterrows") or hasattr(source, "to_pylist"):
         raise TypeError(
@@ -70,44 +65,22 @@ def refuse_no_texts(source: object) -> None:
         raise TypeError(f"texts must be a file, a datasets.Dataset or a list of strings, not one {kind}.")
 
 
-def read_rows(path: Path, undecodable: list[int] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(path: Path, undecodable: list[int] | None = None) -> Rows:
     """Read a file, or a folder of documents or of a saved dataset, row by row.
 
-    Args:
-        path: A csv, tsv, json, jsonl or parquet file; Markdown, reStructuredText or HTML, or a folder of these; a
-            folder of ``Dataset.save_to_disk``; or any other file, a text a line in UTF-8. All may be gzipped but
-            parquet and documents.
-        undecodable: Receives the numbers of the lines of texts that are not UTF-8, which are then left out.
-
-    Returns:
-        For each row where it is, such as ``line 3``, and its values. Sections of documents have a ``title`` and a
-        ``text``. Each line of any other file, blank ones too, is a ``text`` without white space around it. A tsv is
-        quoted like a csv if every quotation mark in it fits that; else quotation marks are as other characters.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read, naming the line; a row is longer than its header; a line is not UTF-8, where
-            ``undecodable`` is None, or none is.
+    All may be gzipped but parquet and documents. Sections of documents have a ``title`` and a ``text``. Each line of a
+    file of no other kind, blank ones too, is a ``text`` without white space around it; lines that are not UTF-8 are
+    left out, and their numbers added to ``undecodable``, where it is given. What cannot be read is a ValueError that
+    names the line.
     """
     if path.is_dir():
         yield from _folder(path)
         return
     if not path.exists():
         raise FileNotFoundError(f"There is no file {str(path)!r}; check the path (strings themselves go into a list).")
-    suffix = _suffix(path)
+    reader = _sections if has_headings(path) else _TABLES.get(_suffix(path), partial(_lines, undecodable=undecodable))
     try:
-        if has_headings(path):
-            yield from _sections(path)
-        elif suffix in _CELLS:
-            yield from _cells(path, _CELLS[suffix])
-        elif suffix in _JSON_LINES:
-            yield from _json_lines(path)
-        elif suffix == ".json":
-            yield from _json(path)
-        elif suffix == ".parquet":
-            yield from _parquet(path)
-        else:
-            yield from _lines(path, undecodable)
+        yield from reader(path)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{str(path)!r} cannot be read as gzip: {error}.") from error
     except UnicodeDecodeError as error:
@@ -116,9 +89,9 @@ def read_rows(path: Path, undecodable: list[int] | None = None) -> Iterator[tupl
         ) from None
 
 
-def column_names(path: Path, rows: Iterator[tuple[str, dict[str, Any]]]) -> tuple[list[str], Iterator]:
+def column_names(path: Path, rows: Rows) -> tuple[list[str], Rows]:
     """The names of the columns, and all rows again: rows of JSON need not have the same, so some are looked at."""
-    peeked = list(itertools.islice(rows, _PEEK if _suffix(path) in {*_JSON_LINES, ".json"} else 1))
+    peeked = list(itertools.islice(rows, _PEEK if _TABLES.get(_suffix(path)) in (_json, _json_lines) else 1))
     names = dict.fromkeys(name for _, row in peeked for name in row)
     return list(names), itertools.chain(peeked, rows)
 
@@ -130,14 +103,9 @@ def string_columns(path: Path, row: dict[str, Any]) -> list[str]:
 
 
 def text_column(names: list[str], strings: list[str], column: str | None) -> str:
-    """The column that holds the texts: the one asked for, "text", or the only one of strings.
-
-    Raises:
-        ValueError: If it is not there, or there are several.
-    """
+    """The column that holds the texts: the one asked for, "text", or the only one of strings."""
     if column is not None:
-        if column not in names:
-            raise ValueError(f"There is no column {column!r}; the columns are {', '.join(map(printable, names))}.")
+        check_column(names, column)
         return column
     if "text" in names:
         return "text"
@@ -149,15 +117,20 @@ def text_column(names: list[str], strings: list[str], column: str | None) -> str
     )
 
 
+def check_column(names: list[str], column: str) -> None:
+    if column not in names:
+        raise ValueError(f"There is no column {column!r}; the columns are {', '.join(map(printable, names))}.")
+
+
 def _suffix(path: Path) -> str:
     return (Path(path.stem).suffix if path.suffix.lower() == ".gz" else path.suffix).lower()
 
 
-def _open(path: Path) -> gzip.GzipFile | BufferedReader:
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
+def _open(path: Path, mode: str = "rb", **options: Any) -> Any:
+    return (gzip.open if path.suffix.lower() == ".gz" else open)(path, mode, **options)
 
 
-def _folder(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _folder(path: Path) -> Rows:
     if (path / "dataset_info.json").exists():
         from datasets import load_from_disk
 
@@ -177,19 +150,19 @@ def _folder(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from _sections(file)
 
 
-def _sections(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _sections(path: Path) -> Rows:
     for number, (title, text) in enumerate(read_sections(path), start=1):
         yield f"section {number} of {path.name!r}", {"title": title, "text": text}
 
 
-def _cells(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _cells(path: Path, delimiter: str) -> Rows:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a text may be long
     in_quotes = delimiter != "\t" or _is_quoted(path)
-    with _open(path) as binary, TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
+    with _open(path, **_TEXT) as file:
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if in_quotes else csv.QUOTE_NONE
         reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=in_quotes)
         try:
-            header = next((row for row in reader if row), [])
+            header = next(filter(None, reader), [])
             twice = [name for name in header if name and header.count(name) > 1]
             if twice:
                 raise ValueError(f"{str(path)!r} has two columns {twice[0]!r}: rename one.")
@@ -207,107 +180,87 @@ def _cells(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _is_quoted(path: Path) -> bool:
     """Whether every quotation mark in a tsv opens a cell, closes it, or is doubled in one."""
-    with _open(path) as binary, TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
+    with _open(path, **_TEXT) as file:
         if not any('"' in line for line in file):
             return False
-    with _open(path) as binary, TextIOWrapper(binary, encoding="utf-8-sig", newline="") as file:
-        watched = _Bare(file)
-        reader = csv.reader(watched, delimiter="\t", strict=True)
+    with _open(path, **_TEXT) as file:
+        reader = csv.reader(_without_bare(file), delimiter="\t", strict=True)
         try:
-            header = next((row for row in reader if row), [])
-            return all(len(row) <= len(header) for row in reader) and not watched.bare
+            header = next(filter(None, reader), [])
+            return all(len(row) <= len(header) for row in reader)
         except csv.Error:
             return False
 
 
-class _Bare:
-    """Lines of a file, and whether a cell that is not quoted has a quotation mark in it."""
-
-    def __init__(self, lines: Iterable[str]) -> None:
-        self._lines, self.bare, self._inside = iter(lines), False, False
-
-    def __iter__(self) -> _Bare:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._lines)
-        if '"' in line:
-            for cell in line.rstrip("\r\n").split("\t"):
-                if not self._inside and not cell.startswith('"'):
-                    self.bare = self.bare or '"' in cell
-                elif cell.count('"') % 2:
-                    self._inside = not self._inside
-        return line
+def _without_bare(lines: Iterable[str]) -> Iterator[str]:
+    """The lines; a csv.Error where a cell that is not quoted has a quotation mark in it, which csv would read."""
+    inside = False  # a quoted cell
+    for line in lines:
+        for cell in line.rstrip("\r\n").split("\t") if '"' in line else ():
+            if inside or cell.startswith('"'):
+                inside ^= cell.count('"') % 2 == 1
+            elif '"' in cell:
+                raise csv.Error
+        yield line
 
 
-def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_lines(path: Path) -> Rows:
     with _open(path) as file:
         for number, line in enumerate(file, start=1):
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             if text.strip():
-                yield f"line {number}", _object(text, f"Line {number} of {str(path)!r}")
+                where = f"Line {number} of {str(path)!r}"
+                yield f"line {number}", _object(_parsed(text, where), where)
 
 
-def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json(path: Path) -> Rows:
     with _open(path) as file:
         text = file.read().decode("utf-8-sig")
-    if not text.lstrip().startswith("["):
-        try:
-            found = [_parsed(text)]
-        except ValueError:  # or an object a line
-            yield from _json_lines(path)
-            return
-    else:
-        try:
-            found = _parsed(text)
-        except ValueError as error:
-            raise ValueError(f"{str(path)!r} cannot be read as JSON: {error}.") from error
-    del text
-    for number, row in enumerate(found, start=1):
-        yield f"row {number}", _named(row, f"Row {number} of {str(path)!r}")
-
-
-def _object(text: str, where: str) -> dict[str, Any]:
+    is_list = text.lstrip().startswith("[")
     try:
-        row = _parsed(text)
-    except ValueError as error:
-        raise ValueError(f"{where} cannot be read as JSON: {error}.") from error
-    return _named(row, where)
+        found = _parsed(text, repr(str(path)))
+    except ValueError:
+        if is_list:
+            raise
+        yield from _json_lines(path)  # an object a line
+        return
+    del text
+    for number, row in enumerate(found if is_list else [found], start=1):
+        yield f"row {number}", _object(row, f"Row {number} of {str(path)!r}")
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text, parse_constant=_no_number)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    except (ValueError, RecursionError) as error:
+        cause = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{where} cannot be read as JSON: {cause}.") from error
 
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _named(row: Any, where: str) -> dict[str, Any]:
+def _object(row: Any, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise ValueError(f'{where} is no object such as {{"text": "..."}} but {quoted(row, 40)}.')
     return row
 
 
-def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parquet(path: Path) -> Rows:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    number = 0
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(10_000):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"row {number}", row
+            batches = (batch.to_pylist() for batch in file.iter_batches(10_000))
+            for number, row in enumerate(itertools.chain.from_iterable(batches), start=1):
+                yield f"row {number}", row
     except (pa.ArrowException, OSError, OverflowError) as error:
         raise ValueError(f"{str(path)!r} cannot be read as parquet: {' '.join(str(error).split())[:200]}.") from error
 
 
-def _lines(path: Path, undecodable: list[int] | None) -> Iterator[tuple[str, dict[str, str]]]:
+def _lines(path: Path, undecodable: list[int] | None) -> Rows:
     lines = 0
     with _open(path) as file:
         for lines, line in enumerate(file, start=1):
@@ -321,3 +274,12 @@ def _lines(path: Path, undecodable: list[int] | None) -> Iterator[tuple[str, dic
                 undecodable.append(lines)
     if lines and undecodable is not None and len(undecodable) == lines:
         raise ValueError(f"{str(path)!r} is not UTF-8: no line of it could be decoded; convert it to UTF-8 first.")
+
+
+_TABLES: dict[str, Callable[[Path], Rows]] = {
+    ".csv": partial(_cells, delimiter=","),
+    ".tsv": partial(_cells, delimiter="\t"),
+    **dict.fromkeys((".jsonl", ".ndjson", ".jsonlines"), _json_lines),
+    ".json": _json,
+    ".parquet": _parquet,
+}

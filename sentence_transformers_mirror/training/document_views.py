@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from itertools import chain
 
-from sentence_transformers_mirror.texts.titles import TITLES, split_title
+from sentence_transformers_mirror.texts.sentences import TITLES, split_title
 
 # Words; in scripts that are written without spaces each character is one.
 _PIECE = re.compile(

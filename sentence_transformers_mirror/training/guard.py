@@ -17,8 +17,7 @@ from transformers import TrainerCallback
 
 from sentence_transformers_mirror.evidence.parts import Parts, split_parts
 from sentence_transformers_mirror.evidence.verdict import Evidence, Measurement, judge, measure
-from sentence_transformers_mirror.texts.sentences import split_sentences
-from sentence_transformers_mirror.texts.titles import split_title
+from sentence_transformers_mirror.texts.sentences import split_sentences, split_title
 from sentence_transformers_mirror.training.modes import modes_kept
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from transformers import TrainerCallback
 from sentence_transformers_mirror import _host
 from sentence_transformers_mirror.evidence.parts import Parts
 from sentence_transformers_mirror.models import load_model
-from sentence_transformers_mirror.quiet import quiet
 from sentence_transformers_mirror.scalars import plain, whole_number
+from sentence_transformers_mirror.terminal import quiet
 from sentence_transformers_mirror.texts.corpus import load_corpus
 from sentence_transformers_mirror.training.cached_loss import CachedMirrorLoss
 from sentence_transformers_mirror.training.dropout import drophead, dropout_rate

@@ -1,4 +1,4 @@
-"""``st-mirror search``: search an index."""
+"""``st-mirror search`` and ``demo``: search an index in a shell or on a web page."""
 
 from __future__ import annotations
 
@@ -9,56 +9,53 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
 
-from sentence_transformers_mirror.cli.arguments import add_index, add_index_verb, add_model, check_choice
-from sentence_transformers_mirror.cli.messages import NO_HITS, complain, in_flags, remark
-from sentence_transformers_mirror.cli.opening import opened
+from sentence_transformers_mirror.cli.arguments import BUILDER, DEVICE, INDEX, MANY, argument, index_verb
+from sentence_transformers_mirror.cli.checks import check_choices, check_least, chosen
+from sentence_transformers_mirror.cli.indexing import opened
+from sentence_transformers_mirror.cli.messages import NO_HITS, complain, in_flags, is_read_by_people, remark
 from sentence_transformers_mirror.cli.streams import STANDARD
 from sentence_transformers_mirror.printable import printable
 from sentence_transformers_mirror.terminal import is_terminal
 
 
-def add_parser(verbs: argparse._SubParsersAction) -> None:
-    parser = add_index_verb(verbs, "search", run, "search an index; exit code 1 if nothing is found")
-    add_model(parser)
-    parser.add_argument("--top-k", type=int, default=10, metavar="N", help="hits wanted (default: %(default)s)")
-    parser.add_argument(
+@index_verb(
+    "search an index; exit code 1 if nothing is found",
+    BUILDER,
+    DEVICE,
+    argument("--top-k", type=int, default=10, metavar="N", help="hits wanted (default: %(default)s)"),
+    argument(
         "--threshold",
         help='least cosine of a hit, or "auto": above chance in this corpus; least BM25 with --mode words',
-    )
-    parser.add_argument("--mode", default="meaning", help="meaning, words or both (default: %(default)s)")
-    parser.add_argument("--weight", type=float, metavar="W", help="of meaning with --mode both, 0 to 1")
-    parser.add_argument("--fusion", default="convex", help="how both become one: convex or rrf (default: %(default)s)")
-    parser.add_argument("--rerank", metavar="MODEL", help="a CrossEncoder that orders the hits, folder or name")
-    parser.add_argument(
+    ),
+    argument("--mode", default="meaning", help="meaning, words or both (default: %(default)s)"),
+    argument("--weight", type=float, metavar="W", help="of meaning with --mode both, 0 to 1"),
+    argument("--fusion", default="convex", help="how both become one: convex or rrf (default: %(default)s)"),
+    argument("--rerank", metavar="MODEL", help="a CrossEncoder that orders the hits, folder or name"),
+    argument(
         "--candidates", type=int, default=50, metavar="N", help="hits that --rerank looks at (default: %(default)s)"
-    )
-    parser.add_argument(
+    ),
+    argument(
         "--where",
-        action="append",
-        default=[],
+        **MANY,
         metavar="KEY=VALUE",
         help="metadata that a hit must have; several keys must all be met, one key several times by any value",
-    )
-    add_index(parser)
-    parser.add_argument(
+    ),
+    INDEX,
+    argument(
         "query",
         nargs="?",
         help="what to search for; - reads queries from standard input, one a line; none asks for one after the other, "
         "on a terminal",
-    )
-
-
-def run(args: argparse.Namespace) -> int:
+    ),
+)
+def search(args: argparse.Namespace) -> int:
     threshold, where = _threshold(args.threshold), _conditions(args.where)
-    if args.top_k < 1:
-        raise ValueError(f"--top-k must be at least 1, not {args.top_k}.")
-    from sentence_transformers_mirror.scalars import whole_number
+    check_least(args, 1, "top_k")
     from sentence_transformers_mirror.search import fusion
 
-    check_choice("--mode", args.mode, list(fusion.MODES))
-    check_choice("--fusion", args.fusion, list(fusion.FUSIONS))
+    check_choices(args, mode=fusion.MODES, fusion=fusion.FUSIONS)
     fusion.check(args.mode, args.weight, args.fusion)
-    whole_number(args.candidates, "candidates", 1)
+    check_least(args, 1, "candidates")
     _check_threshold(threshold, args.mode)
     queries = _queries(args.query)
     index = opened(args, where, embeds=args.mode != "words")
@@ -69,21 +66,12 @@ def run(args: argparse.Namespace) -> int:
         rerank = judge(rerank)  # loaded once for all queries
 
     def ask(query: str) -> bool:
-        hits = index.search(
-            query,
-            top_k=args.top_k,
-            threshold=threshold,
-            where=where or None,
-            mode=args.mode,
-            weight=args.weight,
-            fusion=args.fusion,
-            rerank=rerank,
-            candidates=args.candidates,
-        )
-        if args.json or not is_terminal(sys.stdout):
-            _print_json(hits, {"query": query} if args.query in (None, STANDARD) else {})
-        else:
+        how = chosen(args, "top_k", "mode", "weight", "fusion", "candidates")
+        hits = index.search(query, threshold=threshold, where=where or None, rerank=rerank, **how)
+        if is_read_by_people(args):
             _print_table(hits)
+        else:
+            _print_json(hits, {"query": query} if args.query in (None, STANDARD) else {})
         return bool(hits)
 
     if queries is None:
@@ -100,16 +88,13 @@ def _queries(query: str | None) -> list[str] | None:
     if query != STANDARD:
         return [query]
     try:
-        lines = (
-            []
-            if sys.stdin is None
-            else [line.strip() for line in sys.stdin.read().removeprefix("\ufeff").splitlines()]
-        )
+        text = "" if sys.stdin is None else sys.stdin.read().removeprefix("\ufeff")
     except UnicodeDecodeError:
         raise ValueError("Standard input is no UTF-8: convert it first, such as by iconv.") from None
-    if not any(lines):
+    queries = list(filter(None, map(str.strip, text.splitlines())))
+    if not queries:
         raise ValueError("There is no query in standard input: write one a line.")
-    return [line for line in lines if line]
+    return queries
 
 
 def _converse(ask: Callable[[str], bool]) -> int:
@@ -139,20 +124,31 @@ def _print_json(hits: list, asked: dict[str, str]) -> None:
         print(json.dumps({**asked, **told}))
 
 
+def _print_table(hits: list) -> None:
+    import shutil
+
+    rows = [
+        (f"{hit.score:.3f}", hit.id, hit.text if hit.passage is None else hit.passage, hit.metadata or "")
+        for hit in hits
+    ]
+    cells = [list(map(printable, row)) for row in rows]
+    width = min(max((len(row[1]) for row in cells), default=0), 30)
+    for score, item, text, metadata in cells:
+        print(f"{score}  {item:{width}.30}  {text}  {metadata}".rstrip()[: shutil.get_terminal_size().columns])
+    if not hits:
+        remark("nothing was found")
+
+
 def _threshold(text: str | None) -> float | Literal["auto"] | None:
-    if text is None:
-        return None
-    if text == "auto":
-        return "auto"
     try:
-        return float(text)
+        return "auto" if text == "auto" else None if text is None else float(text)
     except ValueError:
         raise ValueError(f'--threshold is a number from -1 to 1 or "auto", not {text!r}.') from None
 
 
 def _check_threshold(threshold: float | Literal["auto"] | None, mode: str) -> None:
     if mode == "words":
-        if threshold == "auto" or (isinstance(threshold, float) and not threshold >= 0):
+        if threshold == "auto" or (threshold is not None and not threshold >= 0):
             raise ValueError(f"--threshold is a BM25 score with --mode words, a number from 0, not {threshold}.")
     elif isinstance(threshold, float) and not -1 <= threshold <= 1:
         raise ValueError(f'--threshold is a number from -1 to 1 or "auto", not {threshold}.')
@@ -165,27 +161,33 @@ def _conditions(texts: list[str]) -> dict[str, list]:
         key, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"--where takes KEY=VALUE, not {text!r}.")
-        where.setdefault(key, []).append(value)
-        try:
+        values = where.setdefault(key, [])
+        values.append(value)
+        with suppress(ValueError, RecursionError):
             meant = json.loads(value)
             if not isinstance(meant, (list, dict)):  # which no condition can ask for
-                where[key].append(meant)
-        except (ValueError, RecursionError):
-            pass
+                values.append(meant)
     return where
 
 
-def _print_table(hits: list) -> None:
-    import shutil
+@index_verb(
+    "serve a web page to search an index (needs gradio, the extra `demo`)",
+    BUILDER,
+    DEVICE,
+    argument(
+        "--before", metavar="DIR", help="another index, seen beside the first; its model is the one that it names"
+    ),
+    argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)"),
+    argument("--port", type=int, help="port to listen on (default: the first free one from 7860)"),
+    INDEX,
+)
+def demo(args: argparse.Namespace) -> int:
+    if args.port is not None and not 0 < args.port < 65_536:
+        raise ValueError(f"--port is a number from 1 to 65535, not {args.port}.")
+    from sentence_transformers_mirror.demo import serve
 
-    rows = [
-        (f"{hit.score:.3f}", hit.id, hit.text if hit.passage is None else hit.passage, hit.metadata or "")
-        for hit in hits
-    ]
-    cells = [list(map(printable, row)) for row in rows]
-    width = max((len(row[1]) for row in cells), default=0)
-    for score, item, text, metadata in cells:
-        line = f"{score}  {item:{min(width, 30)}.30}  {text}  {metadata}".rstrip()
-        print(line[: shutil.get_terminal_size().columns])
-    if not hits:
-        remark("nothing was found")
+    before = None
+    if args.before is not None:
+        before = opened(argparse.Namespace(index=args.before, model=None))
+    serve(opened(args), args.host, args.port, before=before)
+    return 0
