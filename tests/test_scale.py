@@ -179,7 +179,7 @@ def test_a_killed_run_goes_on_where_it_was(corpus, whole, tmp_path):
 
 PARENT = """
 import multiprocessing, os, signal, sys, time
-from sentence_transformers_mirror.scale.local import end_with_parent
+from sentence_transformers_mirror.scale.work import end_with_parent
 
 def child():
     end_with_parent()
@@ -207,9 +207,7 @@ def _die(job):
 
 
 def test_a_worker_that_dies_is_told(tiny_model, corpus, tmp_path, monkeypatch):
-    from sentence_transformers_mirror.scale import local
-
-    monkeypatch.setattr(local, "_make", _die)
+    monkeypatch.setattr(work, "_make", _die)
     with pytest.raises(OSError, match="A worker died, most likely for want of memory: start again with fewer workers"):
         encode_shards(tiny_model, corpus, tmp_path / "out", workers=2, **OPTIONS)
 
