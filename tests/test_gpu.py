@@ -240,7 +240,8 @@ def test_a_process_ends_after_views_were_made_by_others(tmp_path):
         "from sentence_transformers import SentenceTransformer as Model\n"
         "from sentence_transformers_mirror import embedded_model_path, mirror_tune\n"
         "if __name__ == '__main__':\n"
-        "    texts = [f'Title {n}\\n\\nA story of {n} cats. They ran after {n + 1} dogs. Nobody won.' for n in range(64)]\n"
+        "    stories = (f'A story of {n} cats. They ran after {n + 1} dogs. Nobody won.' for n in range(64))\n"
+        "    texts = [f'Title {n}\\n\\n{story}' for n, story in enumerate(stories)]\n"
         f"    model = Model(embedded_model_path(), device={DEVICE!r})\n"
         "    print(mirror_tune(model, texts, 'search', batch_size=16, epochs=2, guard=False).recipe.temperature)\n"
     )

@@ -52,10 +52,7 @@ class MirrorEmbeddings(Embeddings):
 
     def __init__(self, model: SentenceTransformer | str | Path) -> None:
         self._encoder = Encoder(model)
-
-    @property
-    def model(self) -> SentenceTransformer:
-        return self._encoder.model
+        self.model = self._encoder.model
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Unit vectors of documents; a ValueError if the model was changed, or makes one that is no direction."""
@@ -73,8 +70,8 @@ class MirrorVectorStore(VectorStore):
     no pickle, and a crash while it is written leaves what was there. Threads may search while another changes it.
 
     With `MirrorEmbeddings` the options of ``SearchIndex.search`` are options of all searches but those by a vector:
-    ``mode="both"``, ``threshold="auto"``, ``rerank=...``. Other embeddings work, too, with ``mode`` "meaning" or
-    "words".
+    ``mode="both"``, ``threshold="auto"``, ``rerank=...``; its ``where`` is ``filter`` here, its errors are the same.
+    Other embeddings work, too, with ``mode`` "meaning" or "words".
 
     A document keeps its id and its metadata, a dictionary of JSON values. Ids of an index that were numbers are
     strings here.
@@ -172,10 +169,7 @@ class MirrorVectorStore(VectorStore):
         return found
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
-        """The ``k`` documents nearest to a query.
-
-        ``filter`` is the ``where`` of ``SearchIndex.search``, whose other options and errors are those here, too.
-        """
+        """The ``k`` documents nearest to a query."""
         return [document for document, _ in self.similarity_search_with_score(query, k, **kwargs)]
 
     def similarity_search_with_score(self, query: str, k: int = 4, **kwargs: Any) -> Scored:

@@ -13,7 +13,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -42,7 +42,7 @@ _SECONDS = 60.0  # that a call may take
 
 
 def export(shards: str | Path | Iterable[str | Path], uri: str, *, show_progress: bool | None = None) -> int:
-    """Send the shards that `encode_shards` made to a collection of Milvus.
+    """Send the shards that `encode_shards` made to a collection of Milvus; gives the number of their texts.
 
     An export that was ended, by whatever, goes on if it is started again. The collection is made if it is not there:
     exact up to 100,000 rows, with an HNSW graph up to 20 million, and inverted lists of 8-bit numbers beyond.
@@ -52,9 +52,6 @@ def export(shards: str | Path | Iterable[str | Path], uri: str, *, show_progress
         uri: ``milvus://host:19530/collection`` (``milvuss`` for TLS; the token is in the environment, as
             ``MILVUS_TOKEN``), or ``folder.db/collection`` for Milvus Lite in this process.
         show_progress: Whether to show a bar over the rows; by default if standard error is a terminal.
-
-    Returns:
-        The texts in the shards, all of which are in the collection then.
 
     Raises:
         ImportError: If pymilvus is not installed.
@@ -85,7 +82,7 @@ def export(shards: str | Path | Iterable[str | Path], uri: str, *, show_progress
     return total
 
 
-class MilvusSearch:
+class MilvusSearch(AbstractContextManager["MilvusSearch"]):
     """Search by meaning in a collection that `export` filled.
 
     Args:
@@ -125,9 +122,6 @@ class MilvusSearch:
     def close(self) -> None:
         """End the connection; Milvus Lite lets other programs open its folder then."""
         self._connection.close()
-
-    def __enter__(self) -> MilvusSearch:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -59,7 +59,8 @@ def _connect(size: int) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error", include_dashboard=False, **store)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise OSError(f"The Ray cluster {address!r} could not be reached: {_said(error)}.") from error
+        cause = " ".join(str(error).split())[:200]
+        raise OSError(f"The Ray cluster {address!r} could not be reached: {cause}.") from error
 
 
 class _Pool:
@@ -114,7 +115,7 @@ def _hand_out(pool: _Pool, left: deque[Job], done: Callable[[], object]) -> None
                 if job is None and lost[job] == _FALLS:
                     raise OSError(
                         f"{_FALLS} workers ended before they began: see that every node has this package and its "
-                        f"requirements ({_said(error)})."
+                        f"requirements ({' '.join(str(error).split())[:200]})."
                     ) from error
                 if job is not None and lost[job] == _TRIES:
                     raise OSError(
@@ -131,7 +132,3 @@ def _hand_out(pool: _Pool, left: deque[Job], done: Callable[[], object]) -> None
                 pool.doing[actor.make.remote(job)] = actor, job
             else:
                 ray.kill(actor)
-
-
-def _said(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -42,7 +42,7 @@ def encode_shards(
     batch_size: int | None = None,
     show_progress: bool | None = None,
 ) -> list[str]:
-    """Embed files of texts, with the model's document prompt if it has one: a Parquet file of vectors for each.
+    """Embed files of texts, with the model's document prompt if it has one; gives a Parquet file of vectors for each.
 
     A run that was ended, by whatever, goes on if it is started again: shards that are there are left out. At most the
     shards that were being made are lost. Several programs may fill one folder, each from other files.
@@ -64,9 +64,6 @@ def encode_shards(
         metadata: Columns that are kept as metadata.
         dimensions, batch_size: As for ``SearchIndex.build``.
         show_progress: Whether to show a bar over the shards; by default if standard error is a terminal.
-
-    Returns:
-        The shards, in the order of the files.
 
     Raises:
         ImportError: If Ray is not installed.

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import pickle
 import secrets
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator
@@ -186,11 +185,11 @@ def _written(target: str) -> Iterator[BinaryIO]:
     """A file that gets its name when it is whole; in an object store, which knows no half objects, put there once."""
     system, path = place(target)
     if not isinstance(system, fs.LocalFileSystem):
-        with tempfile.TemporaryFile() as kept:
-            yield kept
-            kept.seek(0)
-            with system.open_output_stream(path) as stream:
-                shutil.copyfileobj(kept, stream, 1 << 20)
+        with tempfile.TemporaryDirectory() as folder:
+            draft = Path(folder, "shard")
+            with draft.open("wb") as file:
+                yield file
+            fs.copy_files(str(draft), path, fs.LocalFileSystem(), system)
         return
     draft = Path(path).with_name(f".{PurePosixPath(path).name}.{secrets.token_hex(4)}{_DRAFT}")
     try:
