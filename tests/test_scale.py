@@ -202,12 +202,14 @@ def test_a_worker_ends_with_the_process_that_started_it(tmp_path):
     assert done.returncode == -signal.SIGKILL and int(done.stdout) > 0
 
 
-def _die(job):
-    os._exit(1)
-
-
 def test_a_worker_that_dies_is_told(tiny_model, corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(work, "_make", _die)
+    # Workers import the functions that they run: this module and a model would cost seconds, and play no part here.
+    (tmp_path / "workers.py").write_text("import os\ndef begin(*_): pass\ndef make(job): os._exit(1)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import workers
+
+    monkeypatch.setattr(work, "_begin", workers.begin)
+    monkeypatch.setattr(work, "_make", workers.make)
     with pytest.raises(OSError, match="A worker died, most likely for want of memory: start again with fewer workers"):
         encode_shards(tiny_model, corpus, tmp_path / "out", workers=2, **OPTIONS)
 
