@@ -50,7 +50,9 @@ def worker(rank, world, model, folder):
 @pytest.mark.parametrize("world", [2, 3])
 def test_several_processes_equal_one(tiny_model, tmp_path, world):
     tiny_model.double().zero_grad()
-    mp.spawn(worker, args=(world, tiny_model, str(tmp_path)), nprocs=world)
+    # Importing takes most of their time: a server does it once, and forks the processes.
+    mp.set_forkserver_preload(["sentence_transformers"])
+    mp.start_processes(worker, (world, tiny_model, str(tmp_path)), world, start_method="forkserver")
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
     for loss, make in LOSSES.items():
         value, expected = step(tiny_model, 0, 1, make)

@@ -179,7 +179,7 @@ def test_a_killed_run_goes_on_where_it_was(corpus, whole, tmp_path):
 
 PARENT = """
 import multiprocessing, os, signal, sys, time
-from sentence_transformers_mirror.scale.local import end_with_parent
+from sentence_transformers_mirror.scale.work import end_with_parent
 
 def child():
     end_with_parent()
@@ -202,14 +202,14 @@ def test_a_worker_ends_with_the_process_that_started_it(tmp_path):
     assert done.returncode == -signal.SIGKILL and int(done.stdout) > 0
 
 
-def _die(job):
-    os._exit(1)
-
-
 def test_a_worker_that_dies_is_told(tiny_model, corpus, tmp_path, monkeypatch):
-    from sentence_transformers_mirror.scale import local
+    # Workers import the functions that they run: this module and a model would cost seconds, and play no part here.
+    (tmp_path / "workers.py").write_text("import os\ndef begin(*_): pass\ndef make(job): os._exit(1)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import workers
 
-    monkeypatch.setattr(local, "_make", _die)
+    monkeypatch.setattr(work, "_begin", workers.begin)
+    monkeypatch.setattr(work, "_make", workers.make)
     with pytest.raises(OSError, match="A worker died, most likely for want of memory: start again with fewer workers"):
         encode_shards(tiny_model, corpus, tmp_path / "out", workers=2, **OPTIONS)
 

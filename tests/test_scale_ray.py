@@ -97,6 +97,12 @@ def test_errors_and_losses_of_actors(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="No node of the cluster has 100 cores: give fewer threads, 2 at most"):
         run("good", threads=100)
     assert ray.is_initialized()  # what another started is left alone
+    with monkeypatch.context() as patched:
+        patched.setattr(ray, "is_initialized", lambda: False)
+        patched.setattr(engine, "_connect", lambda size: None)
+        with pytest.raises(ValueError, match="No node of the cluster has 100 cores"):
+            run("good", threads=100)
+    assert not ray.is_initialized()  # what the run started is stopped, whatever ends it
 
 
 def test_no_cluster_at_the_address(monkeypatch):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import threading
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from sentence_transformers_mirror.scalars import whole_number
 from sentence_transformers_mirror.search import Hit, SearchIndex
 from sentence_transformers_mirror.search.encoder import Encoder
+from sentence_transformers_mirror.search.filters import Where
 from sentence_transformers_mirror.search.hits import vectors_of
 
 try:
@@ -27,19 +29,19 @@ except ImportError as error:
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+Dicts = Iterable[dict[str, Any]] | None
+Ids = Sequence[str | None] | None
+Scored = list[tuple[Document, float]]
+
 
 class MirrorEmbeddings(Embeddings):
-    """A sentence-transformers model as LangChain's embeddings.
+    """A sentence-transformers model, given by itself or by its name or path, as LangChain's embeddings.
 
     Queries are embedded with the model's query prompt and documents with its document prompt, if it has them. Vectors
     have length 1.
 
-    Args:
-        model: A model, or its name or path.
-
     Raises:
-        OSError: If there is no such model.
-        TypeError: If ``model`` is no model.
+        OSError, TypeError: If there is no such model, or it is none.
 
     Example:
         >>> from sentence_transformers_mirror import embedded_model_path
@@ -50,10 +52,7 @@ class MirrorEmbeddings(Embeddings):
 
     def __init__(self, model: SentenceTransformer | str | Path) -> None:
         self._encoder = Encoder(model)
-
-    @property
-    def model(self) -> SentenceTransformer:
-        return self._encoder.model
+        self.model = self._encoder.model
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Unit vectors of documents; a ValueError if the model was changed, or makes one that is no direction."""
@@ -71,19 +70,15 @@ class MirrorVectorStore(VectorStore):
     no pickle, and a crash while it is written leaves what was there. Threads may search while another changes it.
 
     With `MirrorEmbeddings` the options of ``SearchIndex.search`` are options of all searches but those by a vector:
-    ``mode="both"``, ``threshold="auto"``, ``rerank=...``. Other embeddings work, too, with ``mode`` "meaning" or
-    "words".
+    ``mode="both"``, ``threshold="auto"``, ``rerank=...``; its ``where`` is ``filter`` here, its errors are the same.
+    Other embeddings work, too, with ``mode`` "meaning" or "words".
 
     A document keeps its id and its metadata, a dictionary of JSON values. Ids of an index that were numbers are
     strings here.
 
     Args:
-        embedding: `MirrorEmbeddings`, or any other embeddings of LangChain.
-        kind: How to search, as for ``SearchIndex.build``.
-        language: The language whose words are stemmed, as for ``SearchIndex.build``.
-
-    Raises:
-        TypeError: If ``embedding`` is none.
+        embedding: `MirrorEmbeddings`, or any other embeddings of LangChain; a TypeError if it is none.
+        kind, language: As for ``SearchIndex.build``.
 
     Example:
         >>> from sentence_transformers_mirror import embedded_model_path
@@ -102,7 +97,7 @@ class MirrorVectorStore(VectorStore):
             raise TypeError(f"embedding must be embeddings, such as MirrorEmbeddings(model), not {type(embedding)}.")
         self._embedding = embedding
         self._model = embedding.model if isinstance(embedding, MirrorEmbeddings) else None
-        self._options = {"kind": kind, "language": language}
+        self._options: Any = {"kind": kind, "language": language}
         self._index: SearchIndex | None = None  # there is none before there is a text
         self._changing = threading.Lock()
 
@@ -117,26 +112,22 @@ class MirrorVectorStore(VectorStore):
     def add_texts(
         self,
         texts: Iterable[str],
-        metadatas: Iterable[dict[str, Any]] | None = None,
+        metadatas: Dicts = None,
         *,
-        ids: Sequence[str | None] | None = None,
+        ids: Ids = None,
         batch_size: int | None = None,
         **kwargs: Any,
     ) -> list[str]:
-        """Add texts, and replace those whose ids are there. An error leaves the store as it was.
+        """Add texts, and replace those whose ids are there; gives the ids. An error leaves the store as it was.
 
         Args:
             texts: Strings, none of them blank.
             metadatas: A dictionary of JSON values per text.
             ids: An id per text, all different; by default, and for None, one is drawn.
-            batch_size: Texts embedded at a time, as for ``SearchIndex.build``; other embeddings decide it themselves.
-            **kwargs: There are none; what is here is refused.
-
-        Returns:
-            The ids of the texts.
+            batch_size: As for ``SearchIndex.build``; other embeddings decide it themselves.
 
         Raises:
-            TypeError, ValueError: As for ``SearchIndex.add``.
+            TypeError, ValueError: As for ``SearchIndex.add``; or if there are other options.
         """
         _refuse(kwargs)
         texts = list(texts)
@@ -149,7 +140,7 @@ class MirrorVectorStore(VectorStore):
         first: Any = {"ids": names, "metadata": metadatas, **self._options}
         with self._changing:
             if self._index is not None:
-                keys = [_key(self._index, item) for item in names]
+                keys = _keys(self._index, names)
                 self._index.add(texts, keys, metadatas, vectors=given, batch_size=batch_size, overwrite=True)
             elif self._model is not None:
                 self._index = SearchIndex.build(self._model, texts, batch_size=batch_size, **first)
@@ -163,40 +154,25 @@ class MirrorVectorStore(VectorStore):
         with self._changing:
             index = self._index
             if index is not None:
-                names = [ids] if isinstance(ids, str) else ids
-                keys = list(index) if names is None else dict.fromkeys(_key(index, item) for item in names)
+                keys = list(index) if ids is None else dict.fromkeys(_keys(index, ids))
                 index.remove([key for key in keys if key in index])
         return True
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
         """The documents of some ids, in this order; absent ones are left out."""
-        found: list[Document] = []
-        index = self._index
-        if index is None:
-            return found
-        for item in [ids] if isinstance(ids, str) else ids:
-            try:
-                text, metadata = index[_key(index, item)]
-            except KeyError:
-                continue
-            found.append(Document(id=item, page_content=text, metadata=metadata))
+        index, found = self._index, []
+        if index is not None:
+            for key in _keys(index, ids):
+                with suppress(KeyError):
+                    text, metadata = index[key]
+                    found.append(Document(id=str(key), page_content=text, metadata=metadata))
         return found
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
-        """The documents nearest to a query.
-
-        Args:
-            query: What to search for, not blank.
-            k: Documents wanted, at least 1.
-            **kwargs: ``filter``, conditions on metadata as the ``where`` of ``SearchIndex.search``; and the other
-                options of that.
-
-        Raises:
-            TypeError, ValueError: As for ``SearchIndex.search``.
-        """
+        """The ``k`` documents nearest to a query."""
         return [document for document, _ in self.similarity_search_with_score(query, k, **kwargs)]
 
-    def similarity_search_with_score(self, query: str, k: int = 4, **kwargs: Any) -> list[tuple[Document, float]]:
+    def similarity_search_with_score(self, query: str, k: int = 4, **kwargs: Any) -> Scored:
         """The nearest documents and their scores, higher for better: by default cosines, -1 to 1."""
         return [(_document(hit), hit.score) for hit in self._hits(query, k, **kwargs)]
 
@@ -204,17 +180,13 @@ class MirrorVectorStore(VectorStore):
         """The documents nearest to the vector of a query; ``filter`` and ``threshold`` are options."""
         return [_document(hit) for hit in self._hits(np.array(embedding, np.float32), k, **kwargs)]
 
-    def _similarity_search_with_relevance_scores(
-        self, query: str, k: int = 4, **kwargs: Any
-    ) -> list[tuple[Document, float]]:
+    def _similarity_search_with_relevance_scores(self, query: str, k: int = 4, **kwargs: Any) -> Scored:
         """Relevance is the cosine, and 0 where that is negative, whatever the hits are ordered by."""
         if kwargs.get("mode") == "words":
             raise ValueError("A search by words knows no relevance from 0 to 1: use similarity_search_with_score.")
         return [(_document(hit), min(max(hit.meaning or 0.0, 0.0), 1.0)) for hit in self._hits(query, k, **kwargs)]
 
-    async def _asimilarity_search_with_relevance_scores(
-        self, query: str, k: int = 4, **kwargs: Any
-    ) -> list[tuple[Document, float]]:
+    async def _asimilarity_search_with_relevance_scores(self, query: str, k: int = 4, **kwargs: Any) -> Scored:
         return await run_in_executor(None, self._similarity_search_with_relevance_scores, query, k, **kwargs)
 
     def max_marginal_relevance_search(
@@ -223,11 +195,9 @@ class MirrorVectorStore(VectorStore):
         """Documents that are near to a query and unlike each other (Carbonell and Goldstein, 1998).
 
         Args:
-            query: What to search for, not blank.
-            k: Documents wanted, at least 1.
+            query, k, **kwargs: As for ``similarity_search``, but that words alone know no nearness.
             fetch_k: The nearest documents that they are chosen from; never fewer than ``k``.
             lambda_mult: The weight of nearness, 0 to 1; the rest is that of being unlike those chosen before.
-            **kwargs: As for ``similarity_search``, but that words alone know no nearness.
         """
         if kwargs.get("mode") == "words":
             raise ValueError("A search by words knows no nearness: leave mode out, or choose 'both'.")
@@ -239,9 +209,7 @@ class MirrorVectorStore(VectorStore):
         """The same of the vector of a query; ``filter`` and ``threshold`` are options."""
         return self._unlike(np.array(embedding, np.float32), k, fetch_k, lambda_mult, **kwargs)
 
-    def _unlike(
-        self, query: str | np.ndarray, k: int, fetch_k: int, lambda_mult: float, **kwargs: Any
-    ) -> list[Document]:
+    def _unlike(self, query: Any, k: int, fetch_k: int, lambda_mult: float, **kwargs: Any) -> list[Document]:
         if not 0 <= lambda_mult <= 1:
             raise ValueError(f"lambda_mult is a weight from 0 to 1, not {lambda_mult}.")
         k = whole_number(k, "k", 1)
@@ -249,29 +217,19 @@ class MirrorVectorStore(VectorStore):
         cosines = np.array([hit.meaning for hit in hits], np.float64)
         return [_document(hits[place]) for place in marginal(cosines, vectors_of(hits), k, lambda_mult)]
 
-    def _hits(
-        self, query: str | np.ndarray, k: int, filter: Mapping[str, Any] | None = None, **options: Any
-    ) -> list[Hit]:
+    def _hits(self, query: Any, k: int, filter: Where | None = None, **options: Any) -> list[Hit]:
         index = self._index
         if index is None or not len(index):
             return []
-        asked: Any = query
-        if isinstance(query, str) and self._model is None:
-            if options.get("mode") == "both" or (options.get("rerank") is not None and options.get("mode") != "words"):
+        if isinstance(query, str) and self._model is None and options.get("mode") != "words":
+            if options.get("mode") == "both" or options.get("rerank") is not None:
                 raise ValueError("mode='both' and rerank need a store with MirrorEmbeddings.")
-            if options.get("mode") != "words":
-                asked = np.array(self._embedding.embed_query(query), np.float32)
-        return index.search(asked, top_k=k, where=filter, **options)
+            query = np.array(self._embedding.embed_query(query), np.float32)
+        return index.search(query, top_k=k, where=filter, **options)
 
     @classmethod
     def from_texts(
-        cls,
-        texts: Iterable[str],
-        embedding: Embeddings,
-        metadatas: Iterable[dict[str, Any]] | None = None,
-        *,
-        ids: Sequence[str | None] | None = None,
-        **kwargs: Any,
+        cls, texts: Iterable[str], embedding: Embeddings, metadatas: Dicts = None, *, ids: Ids = None, **kwargs: Any
     ) -> MirrorVectorStore:
         """A store of some texts, as for ``add_texts``; ``kwargs`` are options of `MirrorVectorStore`."""
         store = cls(embedding, **kwargs)
@@ -286,37 +244,21 @@ class MirrorVectorStore(VectorStore):
 
     @classmethod
     def load_local(cls, folder: str | Path, embedding: Embeddings) -> MirrorVectorStore:
-        """Load a store, or an index that `SearchIndex` or ``st-mirror index`` saved.
-
-        Args:
-            folder: The folder.
-            embedding: `MirrorEmbeddings` of the model that made the vectors, or the embeddings that did.
+        """Load a store, or an index that `SearchIndex` or ``st-mirror index`` saved; with what embedded its texts.
 
         Raises:
             BrokenIndexError, OSError: As for ``SearchIndex.load``.
-            TypeError: If ``embedding`` is none.
-            ValueError: If another model made the vectors.
+            TypeError, ValueError: If ``embedding`` is none, or another model made the vectors.
         """
         store = cls(embedding)
-        index = SearchIndex.load(folder, store._model)
-        if store._model is None and index.facts()["fingerprint"] is not None:
+        store._index = SearchIndex.load(folder, store._model)
+        if store._model is None and store._index.facts()["fingerprint"] is not None:
             raise ValueError(f"A sentence-transformers model made the index in {folder}: pass MirrorEmbeddings of it.")
-        store._index = index
         return store
 
 
 def marginal(cosines: np.ndarray, vectors: np.ndarray, k: int, weight: float) -> list[int]:
-    """Which of some candidates to take, one after the other: near to the query, and unlike those taken before.
-
-    Args:
-        cosines: The cosines of the candidates and the query, shape (candidates,).
-        vectors: Unit vectors of the candidates, shape (candidates, dimension).
-        k: How many to take.
-        weight: The weight of nearness, 0 to 1.
-
-    Returns:
-        Up to ``k`` numbers of candidates, in the order in which they were taken.
-    """
+    """Which candidates to take, one after the other, by their cosines with the query and their unit vectors."""
     chosen: list[int] = []
     nearest = np.full(len(cosines), -np.inf)  # the largest cosine with one that was taken
     for _ in range(min(k, len(cosines))):
@@ -331,13 +273,15 @@ def _document(hit: Hit) -> Document:
     return Document(id=str(hit.id), page_content=hit.text, metadata=hit.metadata)
 
 
-def _key(index: SearchIndex, item: str) -> int | str:
-    """The id in the index: LangChain's are strings, and those of an index may be numbers."""
-    if item not in index and isinstance(item, str) and re.fullmatch(r"0|-?[1-9][0-9]{0,4000}", item):
-        return int(item) if int(item) in index else item
-    return item
+def _keys(index: SearchIndex, ids: str | Iterable[str]) -> list[int | str]:
+    """Ids in the index: LangChain's are strings, and those of an index may be numbers."""
+    keys: list[int | str] = [ids] if isinstance(ids, str) else list(ids)
+    for place, item in enumerate(keys):
+        if item not in index and isinstance(item, str) and re.fullmatch(r"0|-?[1-9][0-9]{0,4000}", item):
+            keys[place] = int(item) if int(item) in index else item
+    return keys
 
 
-def _refuse(options: Mapping[str, Any]) -> None:
+def _refuse(options: dict[str, Any]) -> None:
     if options:
         raise TypeError(f"A MirrorVectorStore has no option {next(iter(options))!r} here: leave it out.")

@@ -13,18 +13,16 @@ import os
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, fields
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
-
-import numpy as np
-import pyarrow as pa
 
 from sentence_transformers_mirror.printable import quoted
 from sentence_transformers_mirror.scalars import plain, whole_number
 from sentence_transformers_mirror.search.encoder import Encoder
 from sentence_transformers_mirror.search.entries import check_text
+from sentence_transformers_mirror.search.filters import Where
 from sentence_transformers_mirror.search.hits import Hit
 from sentence_transformers_mirror.search.shards import Shard, read_shards, unit_rows
 from sentence_transformers_mirror.search.state import Identity
@@ -35,16 +33,16 @@ if TYPE_CHECKING:
 
 _KEYS = uuid.UUID("6f1d1d1c-3c55-5a8b-9b39-4d2f6f0c7a11")  # the name space of ours
 _ABOUT = "sentence_transformers_mirror"  # the property that tells of the model
-_FIELDS = {"key", "id", "text", "metadata", "shard", "embedding"}
 _LONGEST = 65_535  # bytes that a string or a JSON value may have in Milvus
+_STRINGS = {"key": 36, "id": _LONGEST, "text": _LONGEST, "shard": 24}  # fields and their bytes at most
+_ADDRESS = re.compile(r"(?:milvus(s?)://([^/]+)|((?!.*://).*\.db))/([A-Za-z_]\w*)", re.DOTALL)
 _ROWS, _BYTES = 1_000, 2**24  # of a message, which may have 64 MiB
 _MOST = 16_384  # hits that Milvus gives
 _SECONDS = 60.0  # that a call may take
-_EXACT, _GRAPH = 100_000, 20_000_000  # rows up to which all are scanned, or a graph is laid over them
 
 
 def export(shards: str | Path | Iterable[str | Path], uri: str, *, show_progress: bool | None = None) -> int:
-    """Send the shards that `encode_shards` made to a collection of Milvus.
+    """Send the shards that `encode_shards` made to a collection of Milvus; gives the number of their texts.
 
     An export that was ended, by whatever, goes on if it is started again. The collection is made if it is not there:
     exact up to 100,000 rows, with an HNSW graph up to 20 million, and inverted lists of 8-bit numbers beyond.
@@ -54,9 +52,6 @@ def export(shards: str | Path | Iterable[str | Path], uri: str, *, show_progress
         uri: ``milvus://host:19530/collection`` (``milvuss`` for TLS; the token is in the environment, as
             ``MILVUS_TOKEN``), or ``folder.db/collection`` for Milvus Lite in this process.
         show_progress: Whether to show a bar over the rows; by default if standard error is a terminal.
-
-    Returns:
-        The texts in the shards, all of which are in the collection then.
 
     Raises:
         ImportError: If pymilvus is not installed.
@@ -87,7 +82,7 @@ def export(shards: str | Path | Iterable[str | Path], uri: str, *, show_progress
     return total
 
 
-class MilvusSearch:
+class MilvusSearch(AbstractContextManager["MilvusSearch"]):
     """Search by meaning in a collection that `export` filled.
 
     Args:
@@ -95,8 +90,7 @@ class MilvusSearch:
         model: The model that made the vectors, or its name or path.
 
     Raises:
-        ImportError: If pymilvus is not installed.
-        OSError: If Milvus or the model cannot be reached.
+        ImportError, OSError: As for `export`; or if the model cannot be read.
         ValueError: If there is no such collection, or another model filled it.
 
     Example:
@@ -111,30 +105,23 @@ class MilvusSearch:
 
     def __init__(self, uri: str, model: SentenceTransformer | str | Path) -> None:
         self._uri = uri
-        self._context = _opened(uri)
-        self._client, self._name = self._context.__enter__()
-        try:
-            with _telling(uri):
-                made = _about(self._client, self._name)
-                kind = self._client.describe_index(self._name, "embedding")
-                self._client.load_collection(self._name)
+        with ExitStack() as stack:
+            self._client, self._name = stack.enter_context(_opened(uri))
+            made, _ = _about(self._client, self._name)
+            kind = self._client.describe_index(self._name, "embedding")
+            self._client.load_collection(self._name)
             self._index = kind["index_type"], int(kind.get("nlist", 128))
-            self._encoder = Encoder(model, made["dimensions"])
-            if self._encoder.fingerprint != made["fingerprint"]:
+            self._encoder = Encoder(model, made.dimensions)
+            if self._encoder.fingerprint != made.fingerprint:
                 raise ValueError(
-                    f"The collection {self._name!r} was filled by another model ({made['model']}), or by this one "
+                    f"The collection {self._name!r} was filled by another model ({made.model}), or by this one "
                     "with other weights or settings: pass the model that made its vectors."
                 )
-        except BaseException:
-            self.close()
-            raise
+            self._connection = stack.pop_all()
 
     def close(self) -> None:
         """End the connection; Milvus Lite lets other programs open its folder then."""
-        self._context.__exit__(None, None, None)
-
-    def __enter__(self) -> MilvusSearch:
-        return self
+        self._connection.close()
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -145,19 +132,15 @@ class MilvusSearch:
             return _count(self._client, self._name, "")
 
     @overload
-    def search(  # type: ignore[overload-overlap]
-        self, query: str, top_k: int = ..., where: Mapping[str, Any] | None = ...
-    ) -> list[Hit]: ...
+    def search(self, query: str, top_k: int = ..., where: Where | None = ...) -> list[Hit]: ...  # type: ignore[overload-overlap]
 
     @overload
-    def search(
-        self, query: Sequence[str], top_k: int = ..., where: Mapping[str, Any] | None = ...
-    ) -> list[list[Hit]]: ...
+    def search(self, query: Sequence[str], top_k: int = ..., where: Where | None = ...) -> list[list[Hit]]: ...
 
     def search(
-        self, query: str | Sequence[str], top_k: int = 10, where: Mapping[str, Any] | None = None
+        self, query: str | Sequence[str], top_k: int = 10, where: Where | None = None
     ) -> list[Hit] | list[list[Hit]]:
-        """Find the texts that are nearest in meaning.
+        """Find the texts that are nearest in meaning, as ``SearchIndex.search`` does.
 
         Args:
             query: A query, or several.
@@ -165,14 +148,9 @@ class MilvusSearch:
             where: For each key of the metadata a value, or a collection of values of which one must be there. Unlike
                 an index, Milvus takes neither functions nor None, and Milvus Lite takes 1 and true for equal.
 
-        Returns:
-            For one query its hits, best first; for several a list of these.
-
         Raises:
             OSError: If Milvus cannot be reached.
-            TypeError: If a query is no string, or ``where`` asks for what Milvus cannot tell.
-            ValueError: If a query is blank, ``top_k`` is out of its range, no text has a key of ``where``, or the
-                model was changed since.
+            TypeError, ValueError: As for ``SearchIndex.search``.
         """
         if whole_number(top_k, "top_k", 1) > _MOST:
             raise ValueError(f"Milvus gives {_MOST:,} hits at most: ask for fewer with top_k.")
@@ -184,18 +162,11 @@ class MilvusSearch:
             return []
         kind, lists = self._index
         effort = {"HNSW": {"ef": max(128, 4 * top_k)}, "IVF_SQ8": {"nprobe": max(16, lists // 32)}}.get(kind, {})
-        vectors = self._encoder.queries(asked)
+        how = {"anns_field": "embedding", "search_params": {"metric_type": "IP", "params": effort}}
+        what = {"output_fields": ["id", "text", "metadata"], "timeout": _SECONDS}
+        vectors = list(self._encoder.queries(asked))
         with _telling(self._uri):
-            found = self._client.search(
-                self._name,
-                data=list(vectors),
-                anns_field="embedding",
-                limit=top_k,
-                filter=wanted,
-                output_fields=["id", "text", "metadata"],
-                search_params={"metric_type": "IP", "params": effort},
-                timeout=_SECONDS,
-            )
+            found = self._client.search(self._name, vectors, filter=wanted, limit=top_k, **how, **what)
             if where and not any(found):
                 for key in where:
                     if not _count(self._client, self._name, f"exists {_path(key)}"):
@@ -204,12 +175,8 @@ class MilvusSearch:
         return hits[0] if isinstance(query, str) else hits
 
 
-def expression(where: Mapping[str, Any]) -> str:
-    """What Milvus calls a condition on metadata; a list in the metadata meets one if one of its elements does.
-
-    Raises:
-        TypeError: If it is no dictionary of strings, finite numbers and bools, or collections of these.
-    """
+def expression(where: Where) -> str:
+    """What Milvus calls a condition on metadata; a list in the metadata meets one if one of its elements does."""
     if not isinstance(where, Mapping) or not all(isinstance(key, str) for key in where):
         raise TypeError(f"where must be a dictionary of metadata keys and values, not {quoted(where)}.")
     parts = []
@@ -217,11 +184,8 @@ def expression(where: Mapping[str, Any]) -> str:
         wanted = plain(wanted)
         several = hasattr(wanted, "__iter__") and not isinstance(wanted, (str, bytes, Mapping))
         options = [plain(option) for option in wanted] if several else [wanted]
-        for option in options:
-            if not isinstance(option, (str, int, float, bool)) or (
-                isinstance(option, float) and not math.isfinite(option)
-            ):
-                raise TypeError(f"where[{key!r}] must be strings, numbers or bools for Milvus, not {quoted(wanted)}.")
+        if not all(isinstance(one, (str, int)) or (isinstance(one, float) and math.isfinite(one)) for one in options):
+            raise TypeError(f"where[{key!r}] must be strings, numbers or bools for Milvus, not {quoted(wanted)}.")
         told = [json.dumps(option, ensure_ascii=False) for option in options]
         # `in` is not taken for JSON.
         meets = [f"{_path(key)} == {value} or json_contains({_path(key)}, {value})" for value in told]
@@ -240,53 +204,46 @@ def _hit(score: float, entity: Mapping[str, Any]) -> Hit:
 
 def _rows(shard: Shard) -> Iterator[list[dict[str, Any]]]:
     """The rows of a shard in messages that Milvus takes."""
+    rows, filled = [], 0
     for vectors, table in unit_rows(shard, _ROWS):
-        yield from _pieces(shard, vectors, table)
-
-
-def _pieces(shard: Shard, vectors: np.ndarray, table: pa.Table) -> Iterator[list[dict[str, Any]]]:
-    if len(table) > 1 and vectors.nbytes + table.nbytes > _BYTES:
-        half = len(table) // 2
-        yield from _pieces(shard, vectors[:half], table.slice(0, half))
-        yield from _pieces(shard, vectors[half:], table.slice(half))
-        return
-    rows = []
-    for row, vector in zip(table.to_pylist(), vectors, strict=True):
-        for what in ("text", "metadata", "id"):
-            size = len((row[what] or "").encode())
-            if size > _LONGEST:
-                raise ValueError(
-                    f"{shard.file!r}: the {what} of the id {quoted(json.loads(row['id']))} has {size:,} bytes, and "
-                    f"Milvus takes {_LONGEST:,}: cut the texts first, and encode them again."
-                )
-        key = str(uuid.uuid5(_KEYS, row["id"]))
-        metadata = json.loads(row["metadata"] or "{}")
-        rows.append({**row, "key": key, "metadata": metadata, "shard": shard.mark, "embedding": vector})
-    yield rows
+        for row, vector in zip(table.to_pylist(), vectors, strict=True):
+            filled += vector.nbytes
+            for what in ("text", "metadata", "id"):
+                size = len((row[what] or "").encode())
+                filled += size
+                if size > _LONGEST:
+                    raise ValueError(
+                        f"{shard.file!r}: the {what} of the id {quoted(json.loads(row['id']))} has {size:,} bytes, "
+                        f"and Milvus takes {_LONGEST:,}: cut the texts first, and encode them again."
+                    )
+            key, metadata = str(uuid.uuid5(_KEYS, row["id"])), json.loads(row["metadata"] or "{}")
+            rows.append({**row, "key": key, "metadata": metadata, "shard": shard.mark, "embedding": vector})
+            if filled >= _BYTES or len(rows) == _ROWS:
+                yield rows
+                rows, filled = [], 0
+    if rows:
+        yield rows
 
 
 def _prepare(client: Any, name: str, shard: Shard, rows: int) -> None:
     """Make the collection, or see that the one that is there takes the shards."""
-    from pymilvus import DataType, MilvusClient
+    from pymilvus import DataType
 
     if client.has_collection(name):
-        made = _about(client, name)
-        fields = {field["name"]: field for field in client.describe_collection(name)["fields"]}
-        dimension = fields["embedding"]["params"]["dim"]
-        if int(dimension) != shard.dimension:
+        made, dimension = _about(client, name)
+        if dimension != shard.dimension:
             raise ValueError(
                 f"The collection {name!r} has vectors of {dimension} dimensions and the shards of {shard.dimension}: "
                 "name another collection."
             )
-        if made["fingerprint"] != shard.made["fingerprint"]:
+        if made.fingerprint != shard.model.fingerprint:
             raise ValueError(f"The collection {name!r} was filled by another model: name another collection.")
         rows = max(rows, int(client.get_collection_stats(name)["row_count"]))
     else:
         about = json.dumps(asdict(shard.model))
-        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False, description=about)
-        schema.add_field("key", DataType.VARCHAR, max_length=36, is_primary=True)
-        for field, most in (("id", _LONGEST), ("text", _LONGEST), ("shard", 24)):
-            schema.add_field(field, DataType.VARCHAR, max_length=most)
+        schema = client.create_schema(auto_id=False, enable_dynamic_field=False, description=about)
+        for field, most in _STRINGS.items():
+            schema.add_field(field, DataType.VARCHAR, max_length=most, is_primary=field == "key")
         schema.add_field("metadata", DataType.JSON)
         schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=shard.dimension)
         # Milvus keeps a description, and Milvus Lite only properties.
@@ -297,37 +254,33 @@ def _prepare(client: Any, name: str, shard: Shard, rows: int) -> None:
         if indexes:
             client.release_collection(name)
             client.drop_index(name, indexes[0])
-        parameters = MilvusClient.prepare_index_params()
-        parameters.add_index("embedding", index_type=kind, index_name="embedding", metric_type="IP", params=options)
-        client.create_index(name, parameters)
+        about_index = {"index_type": kind, "index_name": "embedding", "metric_type": "IP", "params": options}
+        client.create_index(name, client.prepare_index_params("embedding", **about_index))
     client.load_collection(name)
 
 
 def index_for(rows: int) -> tuple[str, dict[str, int]]:
     """The kind of index that suits so many rows, and its parameters."""
-    if rows <= _EXACT:
+    if rows <= 100_000:
         return "FLAT", {}
-    if rows <= _GRAPH:
+    if rows <= 20_000_000:
         return "HNSW", {"M": 32, "efConstruction": 200}
     return "IVF_SQ8", {"nlist": min(round(4 * math.sqrt(rows)), 65_536)}
 
 
-def _about(client: Any, name: str) -> dict[str, Any]:
-    """What a collection tells of the model that filled it."""
+def _about(client: Any, name: str) -> tuple[Identity, int]:
+    """The model that filled a collection, and the dimension of its vectors."""
     if not client.has_collection(name):
         raise ValueError(f"There is no collection {name!r}: export shards into it first, or check the name.")
     told = client.describe_collection(name)
-    try:
-        made = json.loads(told["description"] or told["properties"][_ABOUT])
-        if not {field["name"] for field in told["fields"]} >= _FIELDS or not set(made) >= {
-            one.name for one in fields(Identity)
-        }:
-            raise ValueError
-        return made
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(
-            f"The collection {name!r} was not made by `export`, it has other fields: name another collection."
-        ) from None
+    fields = {field["name"]: field for field in told["fields"]}
+    with suppress(KeyError, TypeError, ValueError):
+        if fields.keys() >= {*_STRINGS, "metadata", "embedding"}:
+            model = Identity(**json.loads(told["description"] or told["properties"][_ABOUT]))
+            return model, int(fields["embedding"]["params"]["dim"])
+    raise ValueError(
+        f"The collection {name!r} was not made by `export`, it has other fields: name another collection."
+    )
 
 
 def _count(client: Any, name: str, condition: str) -> int:
@@ -343,17 +296,17 @@ def _opened(uri: str) -> Iterator[tuple[Any, str]]:
         from pymilvus import MilvusClient
     except ImportError as error:
         raise ImportError("Milvus needs pymilvus: pip install 'sentence-transformers-mirror[milvus]'.") from error
-    server = re.fullmatch(r"milvus(s?)://([^/]+)/([^/]+)", uri)
-    folder, _, name = uri.rpartition("/")
-    if (not server and ("://" in uri or not folder.endswith(".db"))) or not re.fullmatch(r"[A-Za-z_]\w*", name):
+    found = _ADDRESS.fullmatch(uri)
+    if not found:
         raise ValueError(
             f"{quoted(uri)} is no address of a collection: write milvus://host:19530/collection, or "
             "folder.db/collection, with letters, digits and underscores for the collection."
         )
-    if not server:
+    secure, server, folder, name = found.groups()
+    if folder:
         Path(folder).parent.mkdir(parents=True, exist_ok=True)
     with _telling(uri):
-        address = f"http{server[1]}://{server[2]}" if server else folder
+        address = folder or f"http{secure}://{server}"
         client = MilvusClient(uri=address, token=os.environ.get("MILVUS_TOKEN", ""), timeout=10)
         try:
             yield client, name

@@ -11,10 +11,11 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from sentence_transformers_mirror.models import chosen_device
-from sentence_transformers_mirror.scale.work import Job, Work
+from sentence_transformers_mirror.scale.work import Job, Work, Worker
 
 try:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported
@@ -28,51 +29,31 @@ _FALLS = 8  # actors that may end before they begin, one after the other
 _LOOK = 5.0  # seconds between two looks at what the cluster has
 
 
-class Encoder:
-    """An actor: a model on one GPU, or on some cores."""
-
-    def __init__(self, packed: bytes, threads: int, on_gpu: bool) -> None:
-        self._work = Work.unpacked(packed, "cuda" if on_gpu else "cpu", threads)
-
-    def ready(self) -> None:
-        """Returns when the model is there."""
-
-    def make(self, job: Job) -> None:
-        self._work(job)
-
-
 def run(work: Work, jobs: list[Job], workers: int | None, threads: int | None, done: Callable[[], object]) -> None:
-    """Make shards.
-
-    Args:
-        work: What is done with each file.
-        jobs: The shards that are not there yet.
-        workers: Actors at most; by default as many as the cluster has GPUs, or groups of cores.
-        threads: Cores of an actor where there is no GPU.
-        done: A function that is called after each shard.
-
-    Raises:
-        OSError, TypeError, ValueError: As for `encode_shards`.
-    """
+    """Make the shards of jobs by so many actors at most, of so many cores; ``done`` is called after each shard."""
     if not jobs:
         return
     packed = work.packed()
-    started = not ray.is_initialized()
-    if started:
-        _connect(2 * len(packed))
-    pool = _Pool(packed, workers, threads)
-    try:
+    with ExitStack() as stack:
+        if not ray.is_initialized():
+            _connect(2 * len(packed))
+            stack.callback(ray.shutdown)
+        pool = _Pool(packed, workers, threads)
+        stack.callback(pool.end)
         _hand_out(pool, deque(jobs), done)
-    finally:
-        pool.end()
-        if started:
-            ray.shutdown()
 
 
 def _connect(size: int) -> None:
     """To the cluster that ``RAY_ADDRESS`` names, or to one on this machine, with room for two models."""
     address = os.environ.get("RAY_ADDRESS", "local")
-    _knock(address)
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():  # Ray tries an address where nobody is for minutes, and then ends the process
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except OSError as error:
+            raise OSError(
+                f"There is no Ray cluster at {address!r} ({error}): start one, or check RAY_ADDRESS."
+            ) from error
     # What an earlier cluster left in /tmp/ray would be taken for one that is there, if nothing were said.
     store = {"object_store_memory": max(size, 2**27)} if address == "local" else {}
     try:
@@ -82,91 +63,72 @@ def _connect(size: int) -> None:
         raise OSError(f"The Ray cluster {address!r} could not be reached: {cause}.") from error
 
 
-def _knock(address: str) -> None:
-    """Ray tries an address where nobody is for minutes, and then ends the process."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdigit():
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        except OSError as error:
-            raise OSError(
-                f"There is no Ray cluster at {address!r} ({error}): start one, or check RAY_ADDRESS."
-            ) from error
-
-
 class _Pool:
-    """As many actors as the cluster has room for now; nodes may come and go."""
+    """As many workers, on a GPU or some cores each, as the cluster has room for now; nodes may come and go."""
 
     def __init__(self, packed: bytes, workers: int | None, threads: int | None) -> None:
-        self._packed, self._workers = ray.put(packed), workers
-        gpus = sum(node["Resources"].get("GPU", 0) for node in _nodes())
-        self._on_gpu = gpus >= 1 and chosen_device() in (None, "cuda")
-        most = max((int(node["Resources"].get("CPU", 0)) for node in _nodes()), default=1)
-        self._threads = threads or max(1, min(_THREADS, most))
-        if not self._on_gpu and self._threads > most:
+        self.doing: dict[Any, tuple[Any, Job | None]] = {}  # actors, and the shards that they make if they are up
+        self._workers = workers
+        on_gpu = sum(_nodes("GPU")) >= 1 and chosen_device() in (None, "cuda")
+        most = max(_nodes("CPU"), default=1)
+        threads = threads or max(1, min(_THREADS, most))
+        if not on_gpu and threads > most:
             raise ValueError(
-                f"No node of the cluster has {self._threads} cores: give fewer threads, {most} at most, or start such "
-                "nodes."
+                f"No node of the cluster has {threads} cores: give fewer threads, {most} at most, or start such nodes."
             )
-        self.actors: dict[Any, Any] = {}  # by what they do now, which is to come up or to make a shard
+        self._need, self._size = ("GPU", 1) if on_gpu else ("CPU", threads)
+        self._options = {"num_gpus": 1, "num_cpus": 1} if on_gpu else {"num_cpus": threads}
+        self._arguments = ray.put(packed), "cuda" if on_gpu else "cpu", threads
 
     def fill(self, wanted: int) -> None:
         """Have so many actors, as far as there is room."""
-        need, size = ("GPU", 1) if self._on_gpu else ("CPU", self._threads)
-        room = sum(int(node["Resources"].get(need, 0) // size) for node in _nodes())
-        for _ in range(min(room, wanted, self._workers or room) - len(self.actors)):
-            options = {"num_gpus": 1, "num_cpus": 1} if self._on_gpu else {"num_cpus": self._threads}
-            actor = ray.remote(Encoder).options(**options).remote(self._packed, self._threads, self._on_gpu)
-            self.actors[actor.ready.remote()] = actor
+        room = sum(there // self._size for there in _nodes(self._need))
+        for _ in range(min(room, wanted, self._workers or room) - len(self.doing)):
+            actor = ray.remote(Worker).options(**self._options).remote(*self._arguments)
+            self.doing[actor.__ray_ready__.remote()] = actor, None
 
     def end(self) -> None:
-        for actor in self.actors.values():
+        for actor, _ in self.doing.values():
             ray.kill(actor)
 
 
-def _nodes() -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]
+def _nodes(what: str) -> list[int]:
+    return [int(node["Resources"].get(what, 0)) for node in ray.nodes() if node["Alive"]]
 
 
 def _hand_out(pool: _Pool, left: deque[Job], done: Callable[[], object]) -> None:
-    working: dict[Any, Job] = {}
-    lost: Counter[Job] = Counter()
-    fallen = 0  # actors in a row that never came up
-    while left or working:
-        pool.fill(len(left) + len(working))
-        if not pool.actors:  # all nodes are gone, and others may come
+    lost: Counter[Job | None] = Counter()  # actors, by what they worked on; None are those in a row that never came up
+    while unmade := len(left) + sum(job is not None for _, job in pool.doing.values()):
+        pool.fill(unmade)
+        if not pool.doing:  # all nodes are gone, and others may come
             time.sleep(_LOOK)
             continue
-        finished, _ = ray.wait(list(pool.actors), timeout=_LOOK)
+        finished, _ = ray.wait(list(pool.doing), timeout=_LOOK)
         for one in finished:
-            actor, job = pool.actors.pop(one), working.pop(one, None)
+            actor, job = pool.doing.pop(one)
             try:
                 ray.get(one)
-                fallen = 0
-                if job is not None:
-                    done()
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
             except ray.exceptions.RayActorError as error:
-                if job is None:
-                    fallen += 1
-                else:
-                    lost[job] += 1
-                    left.appendleft(job)
-                    if lost[job] == _TRIES:
-                        raise OSError(
-                            f"{job.source!r} ended {_TRIES} workers, most likely for want of memory: split it, or "
-                            "give fewer workers."
-                        ) from error
-                if fallen == _FALLS:
+                lost[job] += 1
+                if job is None and lost[job] == _FALLS:
                     raise OSError(
                         f"{_FALLS} workers ended before they began: see that every node has this package and its "
                         f"requirements ({' '.join(str(error).split())[:200]})."
                     ) from error
+                if job is not None and lost[job] == _TRIES:
+                    raise OSError(
+                        f"{job.source!r} ended {_TRIES} workers, most likely for want of memory: split it, or give "
+                        "fewer workers."
+                    ) from error
+                left.extendleft([] if job is None else [job])
                 continue
-            except ray.exceptions.RayTaskError as error:
-                raise error.cause from None
+            lost[None] = 0
+            if job is not None:
+                done()
             if left:
                 job = left.popleft()
-                made = actor.make.remote(job)
-                pool.actors[made], working[made] = actor, job
+                pool.doing[actor.make.remote(job)] = actor, job
             else:
                 ray.kill(actor)

@@ -1,8 +1,4 @@
-"""Files of texts become shards, one each: whole or not at all, and never twice.
-
-Nothing is kept but the shards. What has the name of a shard is whole, so to go on after whatever ended a run is to
-leave out what is there.
-"""
+"""Files of texts become shards; what has the name of one is whole, so a run that ended goes on with the others."""
 
 from __future__ import annotations
 
@@ -10,17 +6,17 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pyarrow import fs
 
 from sentence_transformers_mirror.printable import quoted
 from sentence_transformers_mirror.scalars import whole_number
-from sentence_transformers_mirror.scale import local
-from sentence_transformers_mirror.scale.work import Job, Plan, Work, sweep
+from sentence_transformers_mirror.scale.work import Job, Work, sweep
 from sentence_transformers_mirror.search.encoder import Encoder
 from sentence_transformers_mirror.search.shards import listed, place, read_shard
+from sentence_transformers_mirror.search.state import identity
 from sentence_transformers_mirror.terminal import bar
 
 if TYPE_CHECKING:
@@ -46,7 +42,7 @@ def encode_shards(
     batch_size: int | None = None,
     show_progress: bool | None = None,
 ) -> list[str]:
-    """Embed files of texts, with the model's document prompt if it has one: a Parquet file of vectors for each.
+    """Embed files of texts, with the model's document prompt if it has one; gives a Parquet file of vectors for each.
 
     A run that was ended, by whatever, goes on if it is started again: shards that are there are left out. At most the
     shards that were being made are lost. Several programs may fill one folder, each from other files.
@@ -66,12 +62,8 @@ def encode_shards(
         ids: The column of the ids; by default an id is the name of the file and the number of the text in it, such
             as ``part-7:0``.
         metadata: Columns that are kept as metadata.
-        dimensions: Keep only so many dimensions of a vector, for Matryoshka models.
-        batch_size: Texts embedded at a time, as for ``SearchIndex.build``.
+        dimensions, batch_size: As for ``SearchIndex.build``.
         show_progress: Whether to show a bar over the shards; by default if standard error is a terminal.
-
-    Returns:
-        The shards, in the order of the files.
 
     Raises:
         ImportError: If Ray is not installed.
@@ -98,63 +90,54 @@ def encode_shards(
     for name, value in (("workers", workers), ("threads", threads), ("batch_size", batch_size)):
         if value is not None:
             whole_number(value, name, 1)
-    run = local.run
     if engine == "ray":
-        from sentence_transformers_mirror.scale import ray
-
-        run = ray.run
+        from sentence_transformers_mirror.scale.ray import run
+    else:
+        from sentence_transformers_mirror.scale.work import run
     jobs = _jobs(listed(files), str(out))
     encoder = Encoder(model, dimensions)
-    plan = Plan(encoder.fingerprint, encoder.name, encoder.dimensions, column, ids, list(metadata))
-    there = _there(out)
-    missing = [job for job in jobs if PurePosixPath(job.target).name not in there]
-    made = len(jobs) - len(missing)
-    for job in jobs:
-        if PurePosixPath(job.target).name in there:
-            _check_made(job, plan)
-    if made:
-        logger.info(f"{made:,} of {len(jobs):,} shards are there already.")
-    system, folder = place(out)
-    system.create_dir(folder, recursive=True)
-    sweep(jobs)
-    with bar(total=len(jobs), initial=made, unit=" shards", desc="Encoding", show=show_progress) as shown:
-        run(Work(encoder.model, plan, batch_size), missing, workers, threads, shown.update)
-    sweep(jobs)  # of workers that outlived their driver for a moment
-    return [job.target for job in jobs]
-
-
-def _jobs(sources: list[str], out: str) -> list[Job]:
-    made: dict[str, str] = {}
-    for source in sources:
-        name = PurePosixPath(Path(source).name)
-        name = PurePosixPath(name.stem) if name.suffix == ".gz" else name
-        if name.name.startswith((".", "_")):
-            raise ValueError(f"{source!r} would become a shard that folders and patterns leave out: rename it.")
-        target = f"{out.rstrip('/')}/{name.stem}.parquet"
-        if target in made:
-            raise ValueError(f"{made[target]!r} and {source!r} would both become {target!r}: rename one.")
-        if os.path.abspath(source) == os.path.abspath(target):
-            raise ValueError(f"{source!r} would be replaced by its own shard: choose another folder for these.")
-        made[target] = source
-    return [Job(source, target) for target, source in made.items()]
-
-
-def _there(out: str | Path) -> set[str]:
+    plan = {**asdict(identity(encoder)), "column": column, "ids": ids, "metadata": list(metadata)}
     system, folder = place(out)
     if system.get_file_info(folder).type == fs.FileType.File:
         raise OSError(f"{str(out)!r} is a file: name a folder for the shards.")
-    return {one.base_name for one in system.get_file_info(fs.FileSelector(folder, allow_not_found=True))}
+    there = {one.base_name for one in system.get_file_info(fs.FileSelector(folder, allow_not_found=True))}
+    for name, job in jobs.items():
+        if name in there:
+            _check_made(job, plan)
+    missing = [job for name, job in jobs.items() if name not in there]
+    made = len(jobs) - len(missing)
+    if made:
+        logger.info(f"{made:,} of {len(jobs):,} shards are there already.")
+    system.create_dir(folder, recursive=True)
+    sweep(out, jobs)
+    with bar(total=len(jobs), initial=made, unit=" shards", desc="Encoding", show=show_progress) as shown:
+        run(Work(encoder.model, plan, batch_size), missing, workers, threads, shown.update)
+    sweep(out, jobs)  # of workers that outlived their driver for a moment
+    return [job.target for job in jobs.values()]
 
 
-def _check_made(job: Job, plan: Plan) -> None:
-    """Refuse what has the name of a shard and is not the one that would be made.
+def _jobs(sources: list[str], out: str) -> dict[str, Job]:
+    """By the names of their shards."""
+    jobs: dict[str, Job] = {}
+    for source in sources:
+        name = Path(source).name
+        if name.startswith((".", "_")):
+            raise ValueError(f"{source!r} would become a shard that folders and patterns leave out: rename it.")
+        name = f"{Path(name.removesuffix('.gz')).stem}.parquet"
+        target = f"{out.rstrip('/')}/{name}"
+        if name in jobs:
+            raise ValueError(f"{jobs[name].source!r} and {source!r} would both become {target!r}: rename one.")
+        if os.path.abspath(source) == os.path.abspath(target):
+            raise ValueError(f"{source!r} would be replaced by its own shard: choose another folder for these.")
+        jobs[name] = Job(source, target)
+    return jobs
 
-    Raises:
-        OSError, ValueError: If it is damaged, or another shard.
-    """
+
+def _check_made(job: Job, plan: dict[str, Any]) -> None:
+    """Refuse what has the name of a shard and is damaged, or not the one that would be made."""
     shard = read_shard(job.target)
     system, path = place(job.source)
-    wanted = {**asdict(plan), "rows": shard.rows, "bytes": system.get_file_info(path).size}
+    wanted = {**plan, "rows": shard.rows, "bytes": system.get_file_info(path).size}
     told = {
         "fingerprint": "by another model, or by this one with other weights or settings",
         "rows": "by something else",
