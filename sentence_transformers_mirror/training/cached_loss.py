@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +14,9 @@ from torch import Tensor
 from sentence_transformers_mirror import _host
 from sentence_transformers_mirror.fast_cpu import fast_on_cpu
 from sentence_transformers_mirror.training.dropout import dropout_state
-from sentence_transformers_mirror.training.loss import Batch, MirrorLoss
+from sentence_transformers_mirror.training.loss import MirrorLoss
 from sentence_transformers_mirror.training.nt_xent import chunked_nt_xent
-from sentence_transformers_mirror.training.packing import Packed, pack
+from sentence_transformers_mirror.training.packing import pack
 from sentence_transformers_mirror.training.views import TokenSpanMask
 
 
@@ -107,7 +106,7 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
         batch = self.batch(sentence_features, labels)
         packed = pack(batch.columns, self._mini_batches, batch.layout)
         # The host hands what it calls labels through to calculate_loss; kept there, two steps cannot mix.
-        step: Any = _Step(packed, batch)
+        step: Any = packed, batch
         return self.forward_cached(packed.parts, step)
 
     def _mini_batches(self, lengths: np.ndarray) -> list[np.ndarray]:
@@ -115,44 +114,33 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
         order = np.argsort(lengths, kind="stable")
         return np.split(order, range(self.mini_batch_size, len(order), self.mini_batch_size))
 
-    # The host says what labels and random states are, and only hands them through: here a _Step and a _Replay.
+    # The host says what labels and random states are, and only hands them through: here a step and a _Replay.
     def calculate_loss(self, reps: list[list[Tensor]], labels: Any = None, *, with_backward: bool = False) -> Tensor:
-        embeddings = labels.packed.unpack([torch.cat(part) for part in reps])
-        loss = chunked_nt_xent(temperature=self.temperature, **self.gathered(embeddings, labels.batch))
+        packed, batch = labels
+        embeddings = packed.unpack([torch.cat(part) for part in reps])
+        loss = chunked_nt_xent(temperature=self.temperature, **self.gathered(embeddings, batch))
         if with_backward:
             loss.backward()
         return loss
 
     def embed_minibatch(
-        self,
-        sentence_feature: dict[str, Tensor],
-        begin: int,
-        end: int,
-        with_grad: bool,
-        copy_random_state: bool,
-        random_state: Any = None,
+        self, sentence_feature: dict[str, Tensor], *args: Any, random_state: Any = None, **kwargs: Any
     ) -> tuple[Tensor, Any]:
-        state = dropout_state(self.model)
-        if random_state is not None and random_state.dropout != state:
+        device, dropout = sentence_feature["input_ids"].device.type, dropout_state(self.model)
+        first = random_state or _Replay(
+            None, dropout, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+        )
+        if first.dropout != dropout:
             raise RuntimeError(
                 "The dropout of the model changed between the loss and backward, so the gradients would be those of "
                 "other embeddings; keep the dropout_rate or drophead context open, and the model in training mode, "
                 "until backward has returned."
             )
-        device = sentence_feature["input_ids"].device.type
-        context = None
-        autocast: dict[str, Any] = {
-            "enabled": torch.is_autocast_enabled(device),
-            "dtype": torch.get_autocast_dtype(device),
-        }
-        if random_state is not None:
-            # A Trainer leaves its autocast region before it calls backward.
-            context, autocast = random_state.context, random_state.autocast
-        with torch.autocast(device, **autocast), fast_on_cpu(self.model):
-            embeddings, context = super().embed_minibatch(
-                sentence_feature, begin, end, with_grad, copy_random_state, context
-            )
-        return embeddings, _Replay(context, state, autocast)
+        # A Trainer leaves its autocast region before it calls backward.
+        with torch.autocast(device, first.dtype, first.autocast), fast_on_cpu(self.model):
+            kwargs["random_state"] = first.context
+            embeddings, context = super().embed_minibatch(sentence_feature, *args, **kwargs)
+        return embeddings, first._replace(context=context)
 
     def get_config_dict(self) -> dict[str, Any]:
         config = super().get_config_dict() | {"mini_batch_size": self.mini_batch_size}
@@ -160,16 +148,10 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
         return config
 
 
-@dataclass(frozen=True)
-class _Step:
-    packed: Packed
-    batch: Batch
-
-
-@dataclass(frozen=True)
-class _Replay:
+class _Replay(NamedTuple):
     """What the second pass over a mini-batch needs to equal the first."""
 
     context: AbstractContextManager | None
     dropout: tuple[object, ...]
-    autocast: dict[str, Any]
+    autocast: bool
+    dtype: torch.dtype

@@ -26,31 +26,19 @@ LAYOUT = "layout"
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step embeds and compares.
+    """What a step embeds and compares."""
 
-    Args:
-        columns: Features of the anchors, of the positives, and of further negatives, ``input_ids`` of shape (rows,
-            tokens) among them.
-        layout: Attention mask of each column, on the host where a collator left it there.
-        row_ids: Hashes of shape (rows,), of 64 bits; rows that share one of them are no negatives of each other.
-        negative_ids: Hashes of the further negatives, one tensor a column.
-    """
-
-    columns: list[dict[str, Tensor]]
-    layout: list[Tensor]
-    row_ids: list[Tensor]
-    negative_ids: list[Tensor]
+    columns: list[dict[str, Tensor]]  # features of the anchors, of the positives, and of further negatives
+    layout: list[Tensor]  # attention mask of each column, on the host where a collator left it there
+    row_ids: list[Tensor]  # each of shape (rows,); rows that share one are no negatives of each other
+    negative_ids: list[Tensor]  # of the further negatives, one tensor a column
 
 
 def text_ids(features: dict[str, Tensor]) -> Tensor:
-    """A 64-bit hash of each row's tokens: equal for equal texts, whatever their padding.
+    """A hash of each row's tokens, int64 of shape (rows,): equal for equal texts, whatever their padding.
 
-    Args:
-        features: ``input_ids`` and ``attention_mask``, shape (rows, tokens).
-
-    Returns:
-        int64 of shape (rows,), computed on the device of the tokens without synchronising with it. Two different
-        texts collide with a chance of about 2**-63.
+    It is computed on the device of the tokens without synchronising with it. Two different texts collide with a chance
+    of about 2**-63.
     """
     mask = features["attention_mask"].long()
     # The finaliser of splitmix64 on (token, position among the real tokens); int64 arithmetic wraps on every device.
@@ -172,12 +160,7 @@ class MirrorLoss(nn.Module):
         return nt_xent(temperature=self.temperature, **self.gathered(embeddings, batch))
 
     def batch(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Batch:
-        """What a step embeds, with the second view among it; for a loss that embeds in another way.
-
-        Args:
-            sentence_features: As for ``forward``.
-            labels: As for ``forward``.
-        """
+        """What a step embeds, with the second view among it; for a loss that embeds in another way."""
         if _host.in_adaptive_layer_loss(self.model):
             raise ValueError(
                 "AdaptiveLayerLoss looks for layers in features that MirrorLoss makes anew for each pass; for smaller "
@@ -214,29 +197,19 @@ class MirrorLoss(nn.Module):
     def gathered(self, embeddings: list[Tensor], batch: Batch) -> dict[str, Any]:
         """Arguments of `nt_xent`: the embeddings of this rank as anchors, among those of all ranks if asked for.
 
-        Args:
-            embeddings: A tensor of shape (rows, dim) for each column of the batch, and perhaps further negatives.
-            batch: What was embedded.
+        There may be more embeddings than columns of the batch: further negatives.
         """
         a, b, *further = embeddings
-        rows = len(a)
-        negatives = torch.cat(further) if further else None
-        row_ids = torch.stack(batch.row_ids, dim=1) if batch.row_ids else None
-        negative_ids = torch.cat(batch.negative_ids) if batch.negative_ids else None
+        vectors = {"a": a, "b": b, **({"negatives": torch.cat(further)} if further else {})}
+        ids = {"row_ids": torch.stack(batch.row_ids, dim=1)} if batch.row_ids else {}
+        if batch.negative_ids:
+            ids["negative_ids"] = torch.cat(batch.negative_ids)
         rank = 0
         if self.gather_across_devices:
             rank = get_rank()
-            a, b = all_gather_with_grad(a), all_gather_with_grad(b)
-            negatives = None if negatives is None else all_gather_with_grad(negatives)
-            row_ids, negative_ids = (None if x is None else all_gather(x) for x in (row_ids, negative_ids))
-        return {
-            "a": a,
-            "b": b,
-            "row_ids": row_ids,
-            "negatives": negatives,
-            "negative_ids": negative_ids,
-            "anchors": slice(rank * rows, (rank + 1) * rows),
-        }
+            vectors = {name: all_gather_with_grad(x) for name, x in vectors.items()}
+            ids = {name: all_gather(x) for name, x in ids.items()}
+        return {**vectors, **ids, "anchors": slice(rank * len(a), (rank + 1) * len(a))}
 
     def _document_ids(self, labels: Tensor | None, rows: int) -> list[Tensor]:
         if not self.labels_are_ids:
