@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, compress
 
 from sentence_transformers_mirror.texts.titles import TITLES, split_title
 
@@ -106,13 +106,11 @@ class DocumentViews:
         draws = torch.rand(len(texts), 7, dtype=torch.float64).tolist()
         pairs = [self._pair(*one) for one in zip(titles, texts, draws, strict=True)]
         sides = [side for pair in pairs for side in pair]
-        kept = (torch.rand(sum(len(pieces) for pieces, _ in sides)) >= self.deleted).tolist()
-        made, begin = [], 0
+        kept = iter((torch.rand(sum(len(pieces) for pieces, _ in sides)) >= self.deleted).tolist())
+        made = []
         for pieces, thinned in sides:
-            end = begin + len(pieces)
-            left = [piece for piece, keep in zip(pieces, kept[begin:end], strict=True) if keep]
+            left = list(compress(pieces, kept))  # takes as many of them as there are pieces
             made.append("".join(left if thinned and left else pieces).strip())
-            begin = end
         labels = [document_id(title, text) for title, text in zip(titles, texts, strict=True)]
         return {"anchor": made[::2], "positive": made[1::2], "label": labels}
 

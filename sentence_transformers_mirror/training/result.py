@@ -69,10 +69,8 @@ class TuningResult:
         """All of it in plain values, as ``mirror_tune.json`` keeps it; what the guard found stands beside the rest."""
         made = asdict(self)
         del made["guard"]
-        evidence = None if self.evidence is None else asdict(self.evidence)
-        return {
-            **made,
-            "evidence": evidence,
+        return made | {
+            "evidence": None if self.evidence is None else asdict(self.evidence),
             "kept_step": self.kept_step,
             "averaged": self.averaged,
             "guard_seconds": self.guard_seconds,
@@ -96,11 +94,10 @@ class TuningResult:
     def _guarded(self) -> str:
         if self.guard is None:
             return "none (the texts are single sentences, or fewer than 500 to 700)" if self.steps else "none"
-        found = self.guard.evidence
-        averaged = ", averaged with the original ones," if self.averaged else ""
-        kept = f"the weights of step {self.kept_step}{averaged} are kept"
-        if not self.kept_step:
-            kept = "the original weights are back"
+        found, kept = self.guard.evidence, "the original weights are back"
+        if self.kept_step:
+            averaged = ", averaged with the original ones," if self.averaged else ""
+            kept = f"the weights of step {self.kept_step}{averaged} are kept"
         return (
             f"{found.verdict} on {found.documents} texts set aside: mean reciprocal rank {found.difference:+.3f} "
             f"({found.low:+.3f} to {found.high:+.3f}); {kept}; measuring took {self.guard_seconds:.0f} s"

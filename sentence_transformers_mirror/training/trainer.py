@@ -41,11 +41,10 @@ class MirrorTrainer(SentenceTransformerTrainer):
 
     model_card_callback_class = _host.PrivateCardCallback
 
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *, callbacks: list[TrainerCallback], **options: Any) -> None:
+        self.progress = Progress()
+        super().__init__(callbacks=[self.progress, *callbacks], **options)
         self.autocast_bf16 = _host.has_native_bf16(self.args.device)
-        # One tensor for all: one a step would each hold on to the memory around it.
-        self.step_losses = torch.zeros(0)
         # Both print what is logged; Progress shows it.
         self.remove_callback(_host.PrinterCallback)
         self.remove_callback(_host.ProgressCallback)
@@ -59,10 +58,27 @@ class MirrorTrainer(SentenceTransformerTrainer):
 
     def compute_loss(self, *args, **kwargs) -> Tensor:
         loss = cast(Tensor, super().compute_loss(*args, **kwargs))  # nobody asks for the outputs
-        if not len(self.step_losses):
-            self.step_losses = torch.zeros(self.state.max_steps, device=loss.device)
-        self.step_losses[self.state.global_step] = loss.detach()
+        self.progress.losses[self.state.global_step] = loss.detach()
         return loss
+
+    def take_steps(self) -> bool:
+        """Take all steps; gives whether Ctrl-C ended the run early."""
+        interrupted = False
+        try:
+            self.train()
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            if self.progress.bar is not None:
+                self.progress.bar.close()
+            self.model.zero_grad()
+            _host.end_workers(self)
+        if interrupted:
+            logger.warning(
+                f"Stopped by Ctrl-C at step {self.state.global_step} of {self.state.max_steps}; "
+                "the model holds the weights of that step."
+            )
+        return interrupted
 
 
 class Shuffled(Sampler[int]):
@@ -100,13 +116,14 @@ class Progress(TrainerCallback):
     Looks at the losses every tenth step only, since reading one waits for the device.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
+    def __init__(self) -> None:
         self.bar: Any = None
-        self.trainer: MirrorTrainer
+        self.losses = torch.zeros(0)
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         self.bar = bar(total=state.max_steps, desc="Tuning", unit="step")
+        # One tensor for all: one a step would each hold on to the memory around it.
+        self.losses = torch.zeros(state.max_steps, device=args.device)
         give_memory_back()
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
@@ -114,28 +131,25 @@ class Progress(TrainerCallback):
         if state.global_step % 50 == 0 and args.device.type == "cpu":
             give_memory_back()
         if state.global_step % 10 == 0 or state.global_step == state.max_steps:
-            losses = self.trainer.step_losses[: state.global_step]
+            losses = self.losses[: state.global_step]
             self.bar.set_postfix(loss=f"{losses[-1]:.3f}")
             if not losses.isfinite().all():
                 step = int(losses.isfinite().logical_not().nonzero()[0]) + 1
-                raise FloatingPointError(f"The loss is not a number at step {step}: {self._cause(step)}")
+                raise FloatingPointError(f"The loss is not a number at step {step}: {_cause(step, args)}")
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
-        self.close()
+        self.bar.close()
         if not all(parameter.isfinite().all() for parameter in kwargs["model"].parameters()):
-            raise FloatingPointError(f"Weights are not numbers after step {state.global_step}: {self._cause(2)}")
+            raise FloatingPointError(f"Weights are not numbers after step {state.global_step}: {_cause(2, args)}")
 
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
 
-    def _cause(self, step: int) -> str:
-        if step == 1:
-            return "the model's own weights or embeddings are not numbers; load it anew."
-        return (
-            f"the learning rate of {self.recipe.learning_rate:g} is likely too high; try a tenth of it. "
-            "The model has its original weights back."
-        )
+def _cause(step: int, args: SentenceTransformerTrainingArguments) -> str:
+    if step == 1:
+        return "the model's own weights or embeddings are not numbers; load it anew."
+    return (
+        f"the learning rate of {args.learning_rate:g} is likely too high; try a tenth of it. "
+        "The model has its original weights back."
+    )
 
 
 def give_memory_back() -> None:
@@ -143,25 +157,6 @@ def give_memory_back() -> None:
     other shapes. A call takes 20 ms."""
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):  # other libraries have none
         library.malloc_trim(0)
-
-
-def train(trainer: MirrorTrainer, progress: Progress) -> bool:
-    """Take all steps; gives whether Ctrl-C ended the run early."""
-    progress.trainer = trainer
-    try:
-        trainer.train()
-    except KeyboardInterrupt:
-        progress.close()
-        logger.warning(
-            f"Stopped by Ctrl-C at step {trainer.state.global_step} of {trainer.state.max_steps}; "
-            "the model holds the weights of that step."
-        )
-        return True
-    finally:
-        progress.close()
-        trainer.model.zero_grad()
-        _host.end_workers(trainer)
-    return False
 
 
 def _workers(device: torch.device) -> int:

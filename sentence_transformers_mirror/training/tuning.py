@@ -24,14 +24,13 @@ from sentence_transformers_mirror.scalars import plain, whole_number
 from sentence_transformers_mirror.texts.corpus import load_corpus
 from sentence_transformers_mirror.training.cached_loss import CachedMirrorLoss
 from sentence_transformers_mirror.training.dropout import drophead, dropout_rate
-from sentence_transformers_mirror.training.guard import Guard, Guarded, hold_out
+from sentence_transformers_mirror.training.guard import Guard, hold_out
 from sentence_transformers_mirror.training.loss import MirrorLoss, groups_for
-from sentence_transformers_mirror.training.modes import modes_kept, trained_in_float32
+from sentence_transformers_mirror.training.modes import modes_kept, trained_in_float32, undisturbed
 from sentence_transformers_mirror.training.recipes import Recipe, learning_rate_for, resolve
 from sentence_transformers_mirror.training.result import HISTORY, TuningResult
-from sentence_transformers_mirror.training.saving import refuse_model, save_whole
-from sentence_transformers_mirror.training.trainer import Collator, MirrorTrainer, Progress, arguments, train
-from sentence_transformers_mirror.training.undisturbed import undisturbed
+from sentence_transformers_mirror.training.saving import refuse_model, require_writable, save_whole
+from sentence_transformers_mirror.training.trainer import Collator, MirrorTrainer, arguments
 from sentence_transformers_mirror.training.views import TokenSpanMask
 
 logger = logging.getLogger(__name__)
@@ -98,35 +97,24 @@ def mirror_tune(
     seed, max_texts = whole_number(seed, "seed"), whole_number(max_texts, "max_texts", 2)
     if output_dir is not None:
         refuse_model(output_dir, overwrite)
-    model = _load(model)
+    model = load_model(model)
+    if not model.supports("text"):
+        modalities = ", ".join(map(str, model.modalities))
+        raise ValueError(f"This model reads {modalities} and no text; mirror tuning needs a text encoder.")
     if prompt is None and model.default_prompt_name is not None:
         prompt = model.prompts.get(model.default_prompt_name)
     plan = _planned(model, texts, recipe, max_texts, seed, prompt, guard, split_sentences)
     if output_dir is not None:
-        _require_writable(Path(output_dir))
-    run = _run(model, plan, seed, evaluator, callbacks or [], keep_worse)
+        require_writable(Path(output_dir))
+    result = _run(model, plan, seed, evaluator, callbacks or [], keep_worse)
     if output_dir is not None:
         # Before anything that can fail: minutes of tuning are in it.
         with quiet():
             save_whole(lambda folder: model.save_pretrained(str(folder)), output_dir)
     with modes_kept(model):
-        after = _evaluated(evaluator, model)
-    result = TuningResult(
-        steps=run.steps,
-        seconds=run.seconds,
-        losses=run.losses,
-        texts=len(plan.dataset),
-        dropped=plan.dropped,
-        truncated=plan.truncated,
-        recipe=plan.recipe,
-        precision=run.precision,
-        interrupted=run.interrupted,
-        before=run.before,
-        after=after,
-        guard=run.guarded,
-    )
+        result = replace(result, after=_evaluated(evaluator, model))
     if output_dir is not None:
-        if after:
+        if result.after:
             _host.write_card(model, Path(output_dir))  # now with what the evaluator said
         history = json.dumps({**result.as_dict(), "seed": seed}, indent=1, default=str)
         Path(output_dir, HISTORY).write_text(history + "\n", encoding="utf-8")
@@ -135,27 +123,16 @@ def mirror_tune(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is tuned on, and how.
+    """What is tuned on, and how."""
 
-    Args:
-        recipe: With a learning rate, and without what must not be taught.
-        loss: The loss of this recipe.
-        dataset: Texts, in a column ``text``, and perhaps titles, in ``title``.
-        dropped: Texts left out, by reason.
-        parts: Parts of the texts that were set aside; None without a guard.
-        prompt: Put before each text.
-        max_length: Tokens read of a text.
-        truncated: Share of the texts that have more.
-    """
-
-    recipe: Recipe
+    recipe: Recipe  # with a learning rate, and without what must not be taught
     loss: MirrorLoss
-    dataset: Dataset
+    dataset: Dataset  # texts, in a column ``text``, and perhaps titles, in ``title``
     dropped: dict[str, int]
-    parts: Parts | None
+    parts: Parts | None  # of the texts that were set aside; None without a guard
     prompt: str | None
-    max_length: int
-    truncated: float
+    max_length: int  # tokens read of a text
+    truncated: float  # share of the texts that have more
 
 
 def _planned(
@@ -196,8 +173,8 @@ def _planned(
             recipe = replace(recipe, views=replace(recipe.views, titles=0.0))
     if split_sentences:
         dataset, _ = load_corpus(dataset, max_texts=max_texts, seed=seed, split_sentences=True)
-    max_length = min(recipe.max_length, model.max_seq_length or recipe.max_length)
     loss = _loss(model, recipe)  # complains about models that it cannot tune
+    max_length = min(recipe.max_length, model.max_seq_length or recipe.max_length)
     truncated = _share_truncated(model, dataset, max_length, prompt)
     if truncated > 0.2 and recipe.views is None:  # of documents each epoch reads other parts
         logger.warning(
@@ -207,19 +184,6 @@ def _planned(
     return _Plan(recipe, loss, dataset, report.dropped, parts, prompt, max_length, truncated)
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What was done to the model."""
-
-    steps: int
-    precision: str
-    losses: list[float]
-    seconds: float
-    interrupted: bool
-    before: dict[str, float]
-    guarded: Guarded | None
-
-
 def _run(
     model: SentenceTransformer,
     plan: _Plan,
@@ -227,10 +191,9 @@ def _run(
     evaluator: BaseEvaluator | None,
     callbacks: list[TrainerCallback],
     keep_worse: bool,
-) -> _Run:
+) -> TuningResult:
     """Tune, and let the guard choose the weights; whatever breaks in leaves the model with its original ones."""
     recipe = plan.recipe
-    progress = Progress(recipe)
     with ExitStack() as stack:
         stack.enter_context(undisturbed(model))
         # The Trainer wants a folder, though nothing is saved in it.
@@ -248,7 +211,7 @@ def _run(
             train_dataset=plan.dataset.select_columns("text") if views is None else plan.dataset.with_transform(views),
             loss=plan.loss,
             data_collator=Collator(preprocess_fn=model.preprocess, prompts=plan.prompt, max_length=plan.max_length),
-            callbacks=[progress, *callbacks],
+            callbacks=callbacks,
         )
         guard = None
         if plan.parts is not None:
@@ -257,7 +220,7 @@ def _run(
         original = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         try:
             start = time.perf_counter()
-            interrupted = train(trainer, progress)
+            interrupted = trainer.take_steps()
             step = trainer.state.global_step
             guarded = guard.finish(step, original, keep_worse, seed) if guard is not None and step else None
             seconds = time.perf_counter() - start
@@ -266,9 +229,22 @@ def _run(
             raise
         finally:
             _host.raise_versions([*model.parameters(), *model.buffers()])  # for an index that knows the model
-    losses = trainer.step_losses[:step].tolist()
+    losses = trainer.progress.losses[:step].tolist()
     _host.describe_run(model, str(recipe), losses, trainer.state.epoch or 0)
-    return _Run(step, "bf16" if trainer.autocast_bf16 else "fp32", losses, seconds, interrupted, before, guarded)
+    return TuningResult(
+        steps=step,
+        seconds=seconds,
+        losses=losses,
+        texts=len(plan.dataset),
+        dropped=plan.dropped,
+        truncated=plan.truncated,
+        recipe=recipe,
+        precision="bf16" if trainer.autocast_bf16 else "fp32",
+        interrupted=interrupted,
+        before=before,
+        after={},
+        guard=guarded,
+    )
 
 
 def _evaluated(evaluator: BaseEvaluator | None, model: SentenceTransformer) -> dict[str, float]:
@@ -285,23 +261,6 @@ def _loss(model: SentenceTransformer, recipe: Recipe) -> MirrorLoss:
         groups = groups_for(model.device.type, 2 * recipe.batch_size, recipe.max_length)
         return MirrorLoss(model, recipe.temperature, mask, same, groups, labels_are_ids=ids)
     return CachedMirrorLoss(model, recipe.temperature, mask, same, size, labels_are_ids=ids)
-
-
-def _load(model: SentenceTransformer | str | Path) -> SentenceTransformer:
-    model = load_model(model)
-    if not model.supports("text"):
-        modalities = ", ".join(map(str, model.modalities))
-        raise ValueError(f"This model reads {modalities} and no text; mirror tuning needs a text encoder.")
-    return model
-
-
-def _require_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"The output folder {str(folder)!r} cannot be written ({error}); choose another.") from error
 
 
 def _share_truncated(model: SentenceTransformer, dataset: Dataset, max_length: int, prompt: str | None) -> float:

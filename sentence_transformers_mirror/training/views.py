@@ -118,6 +118,8 @@ class TokenSpanMask(nn.Module):
         known = ids.clamp(max=len(self.is_special) - 1)  # tokens added after binding count as the last one
         content = attention & ~self.is_special.to(ids.device)[known]
         content &= attention.cumsum(1) > features.get("prompt_length", 0)
+        count = content.cumsum(1)
+        contents = count[:, -1:]
         length = self.token_length.to(ids.device)[known] * content
         before = nn.functional.pad(content[:, :-1], (1, 0))
         starts = content & (self.starts_word.to(ids.device)[known] | ~before)
@@ -128,8 +130,8 @@ class TokenSpanMask(nn.Module):
         target = self.share * total
 
         # Any content token may be drawn; its word is hidden from the beginning unless that is too far back.
-        draw = torch.rand(len(ids), 1, generator=generator, device=ids.device) * content.sum(1, keepdim=True)
-        drawn = ((content.cumsum(1) <= draw) & content.cumsum(1).lt(content.sum(1, keepdim=True))).sum(1, keepdim=True)
+        draw = torch.rand(len(ids), 1, generator=generator, device=ids.device) * contents
+        drawn = ((count <= draw) & (count < contents)).sum(1, keepdim=True)
         position = torch.arange(ids.shape[1], device=ids.device)
         word = torch.where(starts & (position <= drawn), position, -1).amax(1, keepdim=True).clamp(min=0)
         too_far = start.gather(1, drawn) - start.gather(1, word) > target
@@ -142,7 +144,7 @@ class TokenSpanMask(nn.Module):
         finish = distance.argmin(1, keepdim=True)
 
         span = content & (position >= begin) & (position <= finish)
-        return span & (total >= self.min_length) & (span.sum(1, keepdim=True) < content.sum(1, keepdim=True))
+        return span & (total >= self.min_length) & (span.sum(1, keepdim=True) < contents)
 
     def _delete(self, features: dict[str, Any], span: Tensor) -> dict[str, Any]:
         kept = ~span & features["attention_mask"].bool()
