@@ -35,52 +35,35 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
         """
         :class:`MirrorLoss` for batches that do not fit into memory: the same value and the same gradients, at the
         memory of one mini-batch (GradCache). All texts of the batch remain each other's negatives, which gradient
-        accumulation does not do. Everything is embedded twice, which is the price.
+        accumulation does not do. Everything is embedded twice, so that one is faster where the batch fits.
 
         Args:
             model: The SentenceTransformer to tune.
-            temperature: As in :class:`MirrorLoss`.
+            temperature, ignore_duplicates, gather_across_devices, labels_are_ids: As in :class:`MirrorLoss`.
             mask: As in :class:`MirrorLoss`; drawn once a batch, before anything is embedded.
-            ignore_duplicates: As in :class:`MirrorLoss`.
             mini_batch_size: Number of rows embedded at a time; it sets the memory and changes no result.
-            gather_across_devices: As in :class:`MirrorLoss`.
             show_progress_bar: Whether to show a bar over the mini-batches of a step.
-            labels_are_ids: As in :class:`MirrorLoss`.
 
         References:
-            - Fast, Effective, and Self-Supervised: Transforming Masked Language Models into Universal Lexical and
-              Sentence Encoders, https://arxiv.org/abs/2104.08027
             - Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup, https://arxiv.org/abs/2101.06983
 
         Requirements:
-            1. As :class:`MirrorLoss`.
+            1. As :class:`MirrorLoss`, and the same inputs.
             2. A `dropout_rate` or `drophead` context has to stay open until ``backward`` has returned.
-
-        Inputs:
-            As :class:`MirrorLoss`.
 
         Recommendations:
             - Not together with gradient checkpointing, which saves the same memory again at the cost of time.
 
-        Relations:
-            - Equal to :class:`MirrorLoss` at any batch size; that one is faster where the batch fits.
-
         Example:
             >>> from datasets import Dataset
-            >>> from sentence_transformers import (
-            ...     SentenceTransformer,
-            ...     SentenceTransformerTrainer,
-            ...     SentenceTransformerTrainingArguments,
-            ... )
+            >>> from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+            >>> from sentence_transformers import SentenceTransformerTrainingArguments
             >>> from sentence_transformers_mirror import CachedMirrorLoss, embedded_model_path
             >>> model = SentenceTransformer(embedded_model_path())
             >>> train_dataset = Dataset.from_dict({"text": ["It's nice weather today.", "He drove to work."]})
-            >>> trainer = SentenceTransformerTrainer(
-            ...     model=model,
-            ...     args=SentenceTransformerTrainingArguments(output_dir="tuned", per_device_train_batch_size=8192),
-            ...     train_dataset=train_dataset,
-            ...     loss=CachedMirrorLoss(model, mini_batch_size=64),
-            ... )
+            >>> args = SentenceTransformerTrainingArguments(output_dir="tuned", per_device_train_batch_size=8192)
+            >>> loss = CachedMirrorLoss(model, mini_batch_size=64)
+            >>> trainer = SentenceTransformerTrainer(model=model, args=args, train_dataset=train_dataset, loss=loss)
             >>> trainer.train().global_step
             {'train_runtime': ...}
             3
@@ -89,14 +72,7 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
             ValueError: If the temperature is not above 0, mini_batch_size is below 1, or the model reads no text.
             RuntimeError: In ``backward``, if the dropout of the model changed since the loss was computed.
         """
-        super().__init__(
-            model,
-            temperature,
-            mask,
-            ignore_duplicates,
-            gather_across_devices=gather_across_devices,
-            labels_are_ids=labels_are_ids,
-        )
+        super().__init__(model, temperature, mask, ignore_duplicates, None, gather_across_devices, labels_are_ids)
         if mini_batch_size < 1:
             raise ValueError(f"mini_batch_size must be at least 1, not {mini_batch_size}; 64 is a good start.")
         self.mini_batch_size = mini_batch_size

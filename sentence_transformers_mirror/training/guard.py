@@ -7,12 +7,14 @@ import math
 import random
 import statistics
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from datasets import Dataset
+from sentence_transformers import SentenceTransformer
 from transformers import TrainerCallback
 
 from sentence_transformers_mirror.evidence.parts import Parts, split_parts
@@ -20,18 +22,12 @@ from sentence_transformers_mirror.evidence.verdict import Evidence, Measurement,
 from sentence_transformers_mirror.texts.sentences import split_sentences
 from sentence_transformers_mirror.texts.titles import split_title
 from sentence_transformers_mirror.training.modes import modes_kept
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from sentence_transformers import SentenceTransformer
-
-    from sentence_transformers_mirror.training.recipes import Recipe
+from sentence_transformers_mirror.training.recipes import Recipe
 
 logger = logging.getLogger(__name__)
 
 _EVALUATIONS = 2  # while tuning, the last at its end; one more comes before it, and one after
-_LEAST, _MOST = 50, 1_000  # documents held out
+_MOST = 1_000  # documents held out
 _SHARE_OF_TEXTS = 0.1  # that may be held out
 _SHARE_OF_TIME = 0.1  # that measuring may take, by the characters read; 15% leaves room for padding
 _STRUCTURED = 0.5  # of the texts must be of two sentences or more, or of
@@ -40,11 +36,10 @@ _CHARACTERS = 5  # a token, about
 
 
 def hold_out(dataset: Dataset, recipe: Recipe, seed: int, by_titles: bool = False) -> tuple[Dataset, Parts | None]:
-    """Set documents aside: gives the texts to tune on, none of them aside under another title, and the others' parts.
+    """The texts to tune on, none of them set aside under another title, and the parts of those set aside, if any.
 
-    They are asked by their first sentences, which no recipe teaches to find the rest. With ``by_titles`` documents of
-    a single sentence may be asked by their titles, which must then not be taught. Without such structure in most
-    texts, and where they are few, all are to be tuned on.
+    They are asked by their first sentences, which no recipe teaches to find the rest, or with ``by_titles``, where
+    most are single sentences, by their titles, which must then not be taught.
     """
     texts = dataset["text"]
     titles = dataset["title"] if "title" in dataset.column_names else None
@@ -75,11 +70,9 @@ def hold_out(dataset: Dataset, recipe: Recipe, seed: int, by_titles: bool = Fals
         if budget < 0:
             break
         chosen[row] = title, text
-    if len(chosen) < _LEAST:
-        return dataset, None
     try:
         parts = split_parts(chosen.values(), structure, seed=seed)
-    except ValueError:  # too few are different
+    except ValueError:  # they are fewer than 50, or too few are different
         return dataset, None
     left = [row for row in range(len(texts)) if row not in chosen]
     if titles is not None:
@@ -112,8 +105,7 @@ class Guard(TrainerCallback):
     """Measures the model before, on the way and at the end, and keeps the best weights.
 
     At the end it also measures the mean of the best step's and the original weights, which forgets less of what the
-    model knew (WiSE-FT, arXiv 2109.01903). In benchmarks/verdict.py that undoes the harm of a learning rate that is
-    somewhat too high, and not that of one far too high.
+    model knew (WiSE-FT, arXiv 2109.01903) and undoes the harm of a rate that is somewhat too high.
     """
 
     def __init__(
@@ -139,11 +131,13 @@ class Guard(TrainerCallback):
 
     def finish(self, step: int, original: dict[str, torch.Tensor], keep_worse: bool, seed: int) -> Guarded:
         """After the last step, leave the model with the best weights, or the original ones if the best are worse."""
-        best = self.best
-        if best is None or self._measured != step:  # Ctrl-C
-            best = self._look(step)
+        best = self.best if self.best and self._measured == step else self._look(step)  # Ctrl-C may have come between
         with suppress(KeyboardInterrupt):  # all steps are taken; the best so far is kept
-            self.model.load_state_dict({name: _mean(tensor, original[name]) for name, tensor in best.weights.items()})
+            mean = {
+                name: (tensor + original[name]) / 2 if tensor.is_floating_point() else tensor
+                for name, tensor in best.weights.items()
+            }
+            self.model.load_state_dict(mean)
             best = self._look(best.step, averaged=True)
         evidence = judge(self.before, best.measurement, self.parts, seed=seed)
         if evidence.verdict == "worse" and not keep_worse:
@@ -178,7 +172,3 @@ class Guard(TrainerCallback):
             measurement = measure(self.model, self.parts, prompt=self.prompt)
         self.seconds += time.perf_counter() - start
         return measurement
-
-
-def _mean(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return (a + b) / 2 if a.is_floating_point() else a

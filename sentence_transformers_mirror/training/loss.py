@@ -35,12 +35,9 @@ class Batch:
 
 
 def text_ids(features: dict[str, Tensor]) -> Tensor:
-    """A hash of each row's tokens, int64 of shape (rows,): equal for equal texts, whatever their padding.
-
-    It is computed on the device of the tokens without synchronising with it. Two different texts collide with a chance
-    of about 2**-63.
-    """
+    """A hash of each row's tokens, int64 of shape (rows,): equal for equal texts, whatever their padding."""
     mask = features["attention_mask"].long()
+    # On the device of the tokens, without waiting for it; two different texts collide with a chance of about 2**-63.
     # The finaliser of splitmix64 on (token, position among the real tokens); int64 arithmetic wraps on every device.
     x = features["input_ids"] * -7046029254386353131 + mask.cumsum(1) * -4658895280553007687
     x = (x ^ (x >> 30)) * -4658895280553007687
@@ -49,13 +46,10 @@ def text_ids(features: dict[str, Tensor]) -> Tensor:
 
 
 def groups_for(device: str, rows: int, tokens: int = 50) -> int:
-    """Forward passes that a batch of so many rows, of so many tokens at most, is cut into; the same for batches of any
-    lengths, as DDP needs.
-
-    More of them save padding, and fewer keep the matrices large. What was fastest on two cores, for 32 to 400 rows of
-    up to 50 tokens and for 64 and 128 of up to 96, grows like the square root of both; a GPU that computes less than a
-    third of the time wants no more passes.
-    """
+    """Forward passes for so many rows, of so many tokens at most; the same for any lengths, as DDP needs."""
+    # More of them save padding, and fewer keep the matrices large. What was fastest on two cores, for 32 to 400 rows
+    # of up to 50 tokens and for 64 and 128 of up to 96, grows like the square root of both; a GPU that computes less
+    # than a third of the time wants no more passes.
     wanted = int((rows * max(1, tokens / 50)) ** 0.5 / 2.5) if device == "cpu" else rows // 1024
     return max(1, min(8, wanted))
 
@@ -99,17 +93,9 @@ class MirrorLoss(nn.Module):
             2. Dropout in the model, or a mask: without both the two views would be identical.
 
         Inputs:
-            +------------------------------------------+--------------------------+
-            | Texts                                    | Labels                   |
-            +==========================================+==========================+
-            | single texts                             | none, or ids (see above) |
-            +------------------------------------------+--------------------------+
-            | (anchor, positive) pairs                 | none, or ids             |
-            +------------------------------------------+--------------------------+
-            | (anchor, positive, negative_1, ...)      | none, or ids             |
-            +------------------------------------------+--------------------------+
-
-            Two columns are taken as the two views, as they are. Further columns are negatives of every anchor.
+            Texts, in one column; pairs (anchor, positive), in two, which are taken as the two views, as they are; or
+            (anchor, positive, negative_1, ...), whose further columns are negatives of every anchor. Labels are
+            none, or ids.
 
         Recommendations:
             - A large batch (200 and more): the other texts in it are all that there is to learn from.
@@ -126,11 +112,7 @@ class MirrorLoss(nn.Module):
             >>> from sentence_transformers_mirror import MirrorLoss, embedded_model_path
             >>> model = SentenceTransformer(embedded_model_path())
             >>> train_dataset = Dataset.from_dict({"text": ["It's nice weather today.", "He drove to work."]})
-            >>> trainer = SentenceTransformerTrainer(
-            ...     model=model,
-            ...     train_dataset=train_dataset,
-            ...     loss=MirrorLoss(model),
-            ... )
+            >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=train_dataset, loss=MirrorLoss(model))
             >>> trainer.train().global_step
             {'train_runtime': ...}
             3
@@ -177,7 +159,15 @@ class MirrorLoss(nn.Module):
         if len(columns) == 1:
             columns.append(self._second_view(columns[0]))
             layout *= 2
-        return Batch(columns, layout, [*ids[:2], *self._document_ids(labels, len(layout[0]))], ids[2:])
+        row_ids = ids[:2]
+        if self.labels_are_ids:
+            if labels is None or labels.shape != (len(layout[0]),) or labels.is_floating_point():
+                raise ValueError(
+                    "labels_are_ids=True needs a column 'label' of integers, one for each row: use DocumentViews, "
+                    "which makes it, or labels_are_ids=False."
+                )
+            row_ids.append(labels)
+        return Batch(columns, layout, row_ids, ids[2:])
 
     def _second_view(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         # Not self.training: the Trainer never puts the loss into evaluation mode.
@@ -195,10 +185,7 @@ class MirrorLoss(nn.Module):
         return self.mask(features, generator)
 
     def gathered(self, embeddings: list[Tensor], batch: Batch) -> dict[str, Any]:
-        """Arguments of `nt_xent`: the embeddings of this rank as anchors, among those of all ranks if asked for.
-
-        There may be more embeddings than columns of the batch: further negatives.
-        """
+        """Arguments of `nt_xent`: the embeddings of this rank as anchors, among those of all ranks if asked for."""
         a, b, *further = embeddings
         vectors = {"a": a, "b": b, **({"negatives": torch.cat(further)} if further else {})}
         ids = {"row_ids": torch.stack(batch.row_ids, dim=1)} if batch.row_ids else {}
@@ -211,16 +198,6 @@ class MirrorLoss(nn.Module):
             ids = {name: all_gather(x) for name, x in ids.items()}
         return {**vectors, **ids, "anchors": slice(rank * len(a), (rank + 1) * len(a))}
 
-    def _document_ids(self, labels: Tensor | None, rows: int) -> list[Tensor]:
-        if not self.labels_are_ids:
-            return []
-        if labels is None or labels.shape != (rows,) or labels.is_floating_point():
-            raise ValueError(
-                "labels_are_ids=True needs a column 'label' of integers, one for each row: use DocumentViews, which "
-                "makes it, or labels_are_ids=False."
-            )
-        return [labels]
-
     def get_config_dict(self) -> dict[str, Any]:
         return {
             "temperature": self.temperature,
@@ -231,9 +208,7 @@ class MirrorLoss(nn.Module):
             "labels_are_ids": self.labels_are_ids,
         }
 
-    @property
-    def citation(self) -> str:
-        return """
+    citation = """
 @inproceedings{liu2021fast,
       title={Fast, Effective, and Self-Supervised: Transforming Masked Language Models into Universal Lexical and Sentence Encoders},
       author={Fangyu Liu and Ivan Vuli{\\'c} and Anna Korhonen and Nigel Collier},

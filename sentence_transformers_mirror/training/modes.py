@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from itertools import chain
 
 from torch import nn
@@ -47,12 +48,9 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Inside, only this thread, and those that embed for it, may change between training and evaluation.
-
-    Any other, as by ``model.encode``, would switch off dropout in the middle of a step; it gets a ValueError.
-    """
+    """Inside, other threads than this and those that embed for it get a ValueError if they turn dropout on or off."""
     token = _tuned_here.set(_tuned_here.get() | {id(model)})
-    vars(model)["train"] = _Refusing(model)
+    vars(model)["train"] = partial(_train, model)  # in a copy of the model it is one of the copy
     _tuned.add(id(model))
     try:
         yield
@@ -62,14 +60,10 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         _tuned_here.reset(token)
 
 
-class _Refusing:
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-
-    def __call__(self, mode: bool = True) -> nn.Module:
-        if id(self.model) in _tuned - _tuned_here.get():
-            raise ValueError(
-                "The model is being tuned by another thread, and embedding with it meanwhile would switch off its "
-                "dropout: wait until it is done, or embed with a copy."
-            )
-        return type(self.model).train(self.model, mode)
+def _train(model: nn.Module, mode: bool = True) -> nn.Module:
+    if id(model) in _tuned - _tuned_here.get():
+        raise ValueError(
+            "The model is being tuned by another thread, and embedding with it meanwhile would switch off its "
+            "dropout: wait until it is done, or embed with a copy."
+        )
+    return type(model).train(model, mode)

@@ -70,7 +70,7 @@ def normalized(a: Tensor, b: Tensor, negatives: Tensor | None) -> Tensor:
 
 
 def compared(
-    candidates: Tensor, rows: int, anchors: slice, row_ids: Tensor | None, negative_ids: Tensor | None
+    candidates: Tensor, rows: int, anchors: slice, row_ids: Tensor | None = None, negative_ids: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Where the 2n views of a slice of n rows are among the candidates, and their positives, both of shape (2n,); and
     which candidates do not count: a view itself, and other rows of its text, a boolean (2n, candidates)."""
@@ -99,21 +99,14 @@ _CHUNK = 128
 
 
 def chunked_nt_xent(
-    a: Tensor,
-    b: Tensor,
-    temperature: float,
-    *,
-    row_ids: Tensor | None = None,
-    negatives: Tensor | None = None,
-    negative_ids: Tensor | None = None,
-    anchors: slice = slice(None),
+    a: Tensor, b: Tensor, temperature: float, *, anchors: slice, negatives: Tensor | None = None, **ids: Tensor
 ) -> Tensor:
     """:func:`nt_xent` at the memory of the similarities of 128 anchors; it cannot be differentiated twice."""
     begin, end, _ = anchors.indices(len(a))
     with torch.autocast(a.device.type, enabled=False):
         candidates = normalized(a, b, negatives)
         chunks = (
-            compared(candidates, len(a), slice(first, min(first + _CHUNK, end)), row_ids, negative_ids)
+            compared(candidates, len(a), slice(first, min(first + _CHUNK, end)), **ids)
             for first in range(begin, end, _CHUNK)
         )
         return _Chunked.apply(candidates, temperature, 2 * (end - begin), chunks)

@@ -1,10 +1,4 @@
-"""Embed the rows of a batch without computing their padding.
-
-A batch is random in content and ragged in length: padded to its longest row, most of a batch of sentences is padding.
-Here its rows are sorted by length and cut into a fixed number of groups whose boundaries minimise the padded
-tokens, and each group is embedded at its own width. Groups are of few sizes and widths, because oneDNN keeps what it
-has prepared for each number of tokens that it meets: with hundreds of them memory would grow for as long as one tunes.
-"""
+"""Embed the rows of a batch without most of their padding: in groups of like length, each at its own width."""
 
 from __future__ import annotations
 
@@ -18,17 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Features = dict[str, Any]
+Partition = Callable[[np.ndarray], list[np.ndarray]]  # of lengths of rows: arrays of row indices, each row once
+
 
 def plan_groups(lengths: np.ndarray, groups: int) -> list[np.ndarray]:
-    """Partition rows into ``min(groups, rows)`` groups of like length, shortest first, with few padded tokens.
+    """Partition rows into ``min(groups, rows)`` arrays of row indices, shortest rows first, with few padded tokens.
 
-    A dynamic programme: a group costs the `group_width` of its longest row times its number of rows. Cuts lie between
-    blocks of equally many rows (anywhere, if there are fewer than 24), where they are best. Their number does not
-    depend on the lengths: data-parallel ranks that make different numbers of forward calls wait for ever.
+    The number does not depend on the lengths: ranks that make different numbers of forward calls wait for ever.
     """
     order = np.argsort(lengths, kind="stable")
     groups = min(groups, len(lengths))
-    # A power of two, so that few numbers of tokens (rows times width) occur; 12 to 24 blocks.
+    # Cuts lie between blocks of equally many rows, 12 to 24 of a power of two (anywhere, if there are fewer than 24):
+    # oneDNN keeps what it prepared for each number of tokens (rows times width) that it meets, so these must be few.
     block = 1 << max(0, (len(lengths) // 12).bit_length() - 1)
     starts = np.arange(0, len(lengths), block)
     ends = np.append(starts[1:], len(lengths))
@@ -62,12 +58,11 @@ def group_width(longest: np.ndarray | int) -> Any:
 
 @dataclass(frozen=True)
 class Packed:
-    """The features of forward passes over all rows of a batch, and the way back: the rows of each column, and where
-    each of them went, shape (rows,), or None if none moved."""
+    """The rows of a batch, cut into the features of forward passes, and the way back."""
 
-    parts: list[dict[str, Any]]
-    sizes: list[int]
-    inverse: Tensor | None
+    parts: list[Features]
+    sizes: list[int]  # rows of each column
+    inverse: Tensor | None  # where each row of the columns went, shape (rows,); None if none moved
 
     def unpack(self, embeddings: list[Tensor]) -> list[Tensor]:
         """From the embeddings of each part to those of each column, shape (rows, dim), rows in their first order."""
@@ -77,23 +72,16 @@ class Packed:
         return list(rows.split(self.sizes))
 
 
-def pack(
-    columns: list[dict[str, Any]],
-    partition: Callable[[np.ndarray], list[np.ndarray]] | None,
-    layout: list[Tensor] | None = None,
-) -> Packed:
+def pack(columns: list[Features], partition: Partition | None, layout: list[Tensor] | None = None) -> Packed:
     """Cut the rows of all columns into parts, each as wide as its longest row asks for (`group_width`).
 
     Columns that differ in their keys or metadata (a prompt on one of them, another route) are packed on their own.
-    Finding the widths copies two integers a row to the host, the one device synchronisation of a step; there is none
-    where the layout lies on the host.
 
     Args:
-        columns: Token features of each column; ``input_ids`` and ``attention_mask`` of shape (rows, tokens).
-        partition: From the lengths of all rows, shape (rows,), to arrays of row indices, together every row once.
-            None keeps the rows together and in order, and copies nothing if the columns are of one width.
+        columns: Token features of each column.
+        partition: Makes the parts of rows of these lengths; None keeps all together and in order.
         layout: For each column the attention mask, shape (rows, tokens), that decides order and width; by default its
-            own. A view whose masked tokens were deleted is laid out like the view it was made from: wrappers such as
+            own. A view whose masked tokens were deleted has that of the view it was made from: wrappers such as
             MatryoshkaLoss cache outputs by call order, so the order of rows must be the same on every call.
     """
     layout = [features["attention_mask"] for features in columns] if layout is None else layout
@@ -113,14 +101,14 @@ def pack(
 
 
 def embed_packed(
-    model: nn.Module, columns: list[dict[str, Any]], groups: int, layout: list[Tensor] | None = None
+    model: nn.Module, columns: list[Features], groups: int, layout: list[Tensor] | None = None
 ) -> list[Tensor]:
     """Embed all columns, as for `pack`, in so many forward passes: for each a tensor of shape (rows, dim)."""
     packed = pack(columns, None if groups == 1 else partial(plan_groups, groups=groups), layout)
     return packed.unpack([model(part)["sentence_embedding"] for part in packed.parts])
 
 
-def _mergeable(first: dict[str, Any], other: dict[str, Any]) -> bool:
+def _mergeable(first: Features, other: Features) -> bool:
     """Whether two columns can share a forward pass: equal keys and equal metadata (prompt length, task, modality)."""
     return first.keys() == other.keys() and all(
         isinstance(other[key], Tensor) if isinstance(value, Tensor) else value == other[key]
@@ -129,8 +117,8 @@ def _mergeable(first: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def _cut(
-    columns: list[dict[str, Any]], layout: list[Tensor], partition: Callable | None
-) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+    columns: list[Features], layout: list[Tensor], partition: Partition | None
+) -> Iterator[tuple[np.ndarray, Features]]:
     """The numbers of the rows of each part, and their features."""
     widths, rows = [mask.shape[1] for mask in layout], sum(map(len, layout))
     width, everything = max(widths), np.arange(rows)
@@ -140,7 +128,7 @@ def _cut(
     # Where the real tokens of a row begin (left padding) and end (right padding).
     begin = torch.cat([mask.long().argmax(1) for mask in layout])
     end = torch.cat([mask.shape[1] - mask.long().flip(1).argmax(1) for mask in layout])
-    begin, end = torch.stack([begin, end]).cpu().numpy()
+    begin, end = torch.stack([begin, end]).cpu().numpy()  # waits for the device, if the layout lies there
     left = bool(begin.any())
     if left:
         shift = np.repeat([width - w for w in widths], [len(mask) for mask in layout])
@@ -163,7 +151,7 @@ def _index(numbers: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(numbers).to(device, non_blocking=device.type == "cuda")
 
 
-def _stack(columns: list[dict[str, Any]], widths: list[int], left: bool) -> dict[str, Any]:
+def _stack(columns: list[Features], widths: list[int], left: bool) -> Features:
     """One column from several, token axes padded with zeros to the widest; metadata as it is."""
     stacked = dict(columns[0])
     for key, value in columns[0].items():

@@ -93,10 +93,7 @@ RECIPES = {
 
 
 def learning_rate_for(parameters: int) -> float:
-    """A rate for a masked language model of so many parameters: 2e-5 for 110 million, more for smaller ones.
-
-    In inverse proportion, at most 3e-4.
-    """
+    """A rate for a masked language model: 2e-5 for 110 million parameters, in inverse proportion, at most 3e-4."""
     return min(3e-4, 2e-5 * 110e6 / max(1, parameters))
 
 
@@ -104,13 +101,13 @@ def resolve(recipe: str | Recipe, **overrides: object) -> Recipe:
     """The recipe of a name, or a recipe itself, with some fields replaced; a ValueError names what is of no use."""
     if isinstance(recipe, str):
         if recipe not in RECIPES:
-            known = ", ".join(RECIPES)
-            raise ValueError(f"There is no recipe {recipe!r}{_suggest(recipe, RECIPES)}; the recipes are {known}.")
+            names = ", ".join(RECIPES)
+            raise ValueError(f"There is no recipe {recipe!r}{_suggest(recipe, RECIPES)}; the recipes are {names}.")
         recipe = RECIPES[recipe]
-    fields = Recipe.__dataclass_fields__
+    known = Recipe.__dataclass_fields__
     for name in overrides:
-        if name not in fields:
-            raise ValueError(f"A recipe has no {name!r}{_suggest(name, fields)}; it has {', '.join(fields)}.")
+        if name not in known:
+            raise ValueError(f"A recipe has no {name!r}{_suggest(name, known)}; it has {', '.join(known)}.")
     recipe = replace(recipe, **{name: plain(value) for name, value in overrides.items()})
     _check(recipe)
     return recipe
@@ -156,12 +153,9 @@ def _check(recipe: Recipe) -> None:
         holds, words = _RANGES.get(field.name, (None, ""))
         if holds and not holds(value):
             raise ValueError(f"{field.name} must be {optional and 'None or '}{words}, not {value!r}.")
-    if recipe.views is not None:
-        if recipe.mask is not None:
-            raise ValueError(
-                "Views of documents are not masked; pass mask=None, or views=None for masked single texts."
-            )
-    elif recipe.mask is None and recipe.dropout == 0 and recipe.drophead == 0:
+    if recipe.views is not None and recipe.mask is not None:
+        raise ValueError("Views of documents are not masked; pass mask=None, or views=None for masked single texts.")
+    if recipe.views is None and recipe.mask is None and recipe.dropout == 0 and recipe.drophead == 0:
         raise ValueError(
             "Without mask, dropout and drophead the two views of a text would be identical, with nothing to learn "
             "from; set one of them, such as dropout=0.1."

@@ -12,11 +12,7 @@ from typing import Any, cast
 
 import torch
 from datasets import Dataset
-from sentence_transformers import (
-    SentenceTransformer,
-    SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
-)
+from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch import Tensor
 from torch.utils.data import Sampler, get_worker_info
@@ -33,11 +29,7 @@ _WORKERS = 12  # processes that prepare batches for a GPU at most: a text takes 
 
 
 class MirrorTrainer(SentenceTransformerTrainer):
-    """The host's Trainer with one autocast region around all forward passes of a step.
-
-    With ``bf16=True`` it would wrap ``model.forward`` instead: the weights would be cast once for each group of rows,
-    and the wrapper would stay on the model.
-    """
+    """The host's Trainer with one autocast region around all forward passes of a step."""
 
     model_card_callback_class = _host.PrivateCardCallback
 
@@ -52,7 +44,8 @@ class MirrorTrainer(SentenceTransformerTrainer):
     def get_batch_sampler(self, dataset: Dataset, *args: Any, **kwargs: Any) -> DefaultBatchSampler:
         return DefaultBatchSampler(Shuffled(len(dataset), kwargs["generator"]), *args, **kwargs)
 
-    # The host only enters it.
+    # With ``bf16=True`` the host would wrap ``model.forward`` instead: weights would be cast once for each group of
+    # rows, and the wrapper would stay on the model. This it only enters.
     def compute_loss_context_manager(self) -> AbstractContextManager:  # type: ignore[override]
         return torch.autocast(self.args.device.type, torch.bfloat16) if self.autocast_bf16 else nullcontext()
 
@@ -111,14 +104,10 @@ class Collator(_host.SentenceTransformerDataCollator):
 
 
 class Progress(TrainerCallback):
-    """Shows a bar and stops a run whose loss is not a number any more.
+    """Shows a bar and stops a run whose loss is not a number any more."""
 
-    Looks at the losses every tenth step only, since reading one waits for the device.
-    """
-
-    def __init__(self) -> None:
-        self.bar: Any = None
-        self.losses = torch.zeros(0)
+    bar: Any = None
+    losses = torch.zeros(0)
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         self.bar = bar(total=state.max_steps, desc="Tuning", unit="step")
@@ -130,6 +119,7 @@ class Progress(TrainerCallback):
         self.bar.update()
         if state.global_step % 50 == 0 and args.device.type == "cpu":
             give_memory_back()
+        # Not in every step: reading a loss waits for the device.
         if state.global_step % 10 == 0 or state.global_step == state.max_steps:
             losses = self.losses[: state.global_step]
             self.bar.set_postfix(loss=f"{losses[-1]:.3f}")
@@ -165,17 +155,17 @@ def _workers(device: torch.device) -> int:
 
 
 def arguments(
-    model: SentenceTransformer, recipe: Recipe, workspace: str, seed: int, texts: int
+    device: torch.device, recipe: Recipe, folder: str, seed: int, texts: int
 ) -> SentenceTransformerTrainingArguments:
     """What the host's Trainer is told: the recipe's values, and to keep and report nothing."""
     assert recipe.learning_rate is not None  # planned
-    on_cpu = model.device.type == "cpu"
+    on_cpu = device.type == "cpu"
     # A last, smaller batch would have fewer negatives and so another loss; the paper's code drops it, too.
     drop_last = texts >= recipe.batch_size
     steps = recipe.epochs * (texts // recipe.batch_size if drop_last else 1)
-    workers = 0 if recipe.views is None else _workers(model.device)
+    workers = 0 if recipe.views is None else _workers(device)
     args = SentenceTransformerTrainingArguments(
-        output_dir=workspace,
+        output_dir=folder,
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,

@@ -194,11 +194,8 @@ def _run(
 ) -> TuningResult:
     """Tune, and let the guard choose the weights; whatever breaks in leaves the model with its original ones."""
     recipe = plan.recipe
-    with ExitStack() as stack:
-        stack.enter_context(undisturbed(model))
-        # The Trainer wants a folder, though nothing is saved in it.
-        workspace = stack.enter_context(tempfile.TemporaryDirectory())
-        stack.enter_context(trained_in_float32(model))
+    # The Trainer wants a folder, though nothing is saved in it.
+    with undisturbed(model), tempfile.TemporaryDirectory() as folder, trained_in_float32(model), ExitStack() as stack:
         before = _evaluated(evaluator, model)
         if recipe.dropout is not None:
             stack.enter_context(dropout_rate(model, recipe.dropout))
@@ -207,22 +204,21 @@ def _run(
         views = recipe.views
         trainer = MirrorTrainer(
             model=model,
-            args=arguments(model, recipe, workspace, seed, len(plan.dataset)),
+            args=arguments(model.device, recipe, folder, seed, len(plan.dataset)),
             train_dataset=plan.dataset.select_columns("text") if views is None else plan.dataset.with_transform(views),
             loss=plan.loss,
             data_collator=Collator(preprocess_fn=model.preprocess, prompts=plan.prompt, max_length=plan.max_length),
             callbacks=callbacks,
         )
-        guard = None
-        if plan.parts is not None:
-            guard = Guard(model, plan.parts, trainer.compute_loss_context_manager, plan.prompt)
+        guard = plan.parts and Guard(model, plan.parts, trainer.compute_loss_context_manager, plan.prompt)
+        if guard:
             trainer.add_callback(guard)
         original = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         try:
             start = time.perf_counter()
             interrupted = trainer.take_steps()
             step = trainer.state.global_step
-            guarded = guard.finish(step, original, keep_worse, seed) if guard is not None and step else None
+            guarded = guard.finish(step, original, keep_worse, seed) if guard and step else None
             seconds = time.perf_counter() - start
         except BaseException:
             model.load_state_dict(original)
