@@ -20,8 +20,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run `__getattr_
     from sentence_transformers_mirror.training.loss import MirrorLoss
     from sentence_transformers_mirror.training.nt_xent import nt_xent
     from sentence_transformers_mirror.training.recipes import RECIPES, Recipe
-    from sentence_transformers_mirror.training.result import TuningResult
-    from sentence_transformers_mirror.training.tuning import mirror_tune
+    from sentence_transformers_mirror.training.tuning import TuningResult, mirror_tune
     from sentence_transformers_mirror.training.views import CharSpanMask, TokenSpanMask, two_views
 
 __version__ = "0.1.0"
@@ -40,7 +39,7 @@ _HOMES = {
     "Recipe": "training.recipes",
     "SearchIndex": "search",
     "TokenSpanMask": "training.views",
-    "TuningResult": "training.result",
+    "TuningResult": "training.tuning",
     "dropout_rate": "training.dropout",
     "drophead": "training.dropout",
     "compare": "evidence.verdict",

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         found = compare(args.before, args.after, texts, structure=args.structure, seed=args.seed)
     else:
         from sentence_transformers_mirror.evidence.report import write_report
-        from sentence_transformers_mirror.training.result import HISTORY
+        from sentence_transformers_mirror.training.saving import HISTORY
 
         history = Path(args.after, HISTORY)
         losses = _losses(history) if history.is_file() else []

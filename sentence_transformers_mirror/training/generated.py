@@ -1,8 +1,6 @@
 """Queries that a language model of the user's writes for texts, and a filter of those that do not lead back to them.
 
-Generated pairs with a round-trip filter are those of Alberti et al. (arXiv 1906.05416), for questions and answers, and
-of Promptagator (arXiv 2209.11755), for retrieval: a query is kept if a retriever finds the text that it was written
-for among the first k.
+As in Alberti et al. (arXiv 1906.05416), for questions and answers, and Promptagator (arXiv 2209.11755), for retrieval.
 """
 
 from __future__ import annotations
@@ -99,10 +97,9 @@ def generated_queries(
     if model is not None and kept:
         index = SearchIndex.build(model, passages, kind="flat", show_progress=show_progress)
         found = index.search(list(kept), top_k=k)
-        written = len(kept)
         pairs_found = zip(kept.items(), found, strict=True)
         kept = {query: row for (query, row), hits in pairs_found if row in [hit.id for hit in hits]}
-        dropped["not found"] = written - len(kept)
+        dropped["not found"] = len(found) - len(kept)
     dropped = {reason: count for reason, count in dropped.items() if count}
     if not kept:
         told = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())

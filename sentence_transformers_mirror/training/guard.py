@@ -26,6 +26,8 @@ from sentence_transformers_mirror.training.recipes import Recipe
 
 logger = logging.getLogger(__name__)
 
+Context = Callable[[], AbstractContextManager]
+
 _EVALUATIONS = 2  # while tuning, the last at its end; one more comes before it, and one after
 _MOST = 1_000  # documents held out
 _SHARE_OF_TEXTS = 0.1  # that may be held out
@@ -108,13 +110,7 @@ class Guard(TrainerCallback):
     model knew (WiSE-FT, arXiv 2109.01903) and undoes the harm of a rate that is somewhat too high.
     """
 
-    def __init__(
-        self,
-        model: SentenceTransformer,
-        parts: Parts,
-        autocast: Callable[[], AbstractContextManager],
-        prompt: str | None = None,
-    ) -> None:
+    def __init__(self, model: SentenceTransformer, parts: Parts, autocast: Context, prompt: str | None = None) -> None:
         self.model, self.parts, self.autocast, self.prompt = model, parts, autocast, prompt
         self.before: Measurement
         self.best: Candidate | None = None

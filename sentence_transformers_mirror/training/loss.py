@@ -89,8 +89,7 @@ class MirrorLoss(nn.Module):
               Sentence Encoders, https://arxiv.org/abs/2104.08027
 
         Requirements:
-            1. Texts; no labels. One column is enough.
-            2. Dropout in the model, or a mask: without both the two views would be identical.
+            Dropout in the model, or a mask: without both the two views would be identical.
 
         Inputs:
             Texts, in one column; pairs (anchor, positive), in two, which are taken as the two views, as they are; or

@@ -146,8 +146,7 @@ def _check(recipe: Recipe) -> None:
         if optional and value is None:
             continue
         kinds, words = _KINDS[kind]
-        # A bool is an int to Python.
-        right = isinstance(value, kinds) and isinstance(value, bool) == (kind == "bool")
+        right = isinstance(value, kinds) and isinstance(value, bool) == (kind == "bool")  # a bool is an int, too
         if not right or isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{field.name} must be {words}{optional and ' or None'}, not {quoted(value)}.")
         holds, words = _RANGES.get(field.name, (None, ""))

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+HISTORY = "mirror_tune.json"  # the result of tuning, in the folder of the model
 # Of an older model in a folder, what a newer one must not be mixed with; all else in there is kept.
 _OF_A_MODEL = re.compile(r"(model|pytorch_model)[\w.-]*\.(safetensors|bin)(\.index\.json)?|\d+_\w+|mirror_tune\.json")
 
@@ -29,8 +30,7 @@ def refuse_model(folder: str | Path, overwrite: bool) -> None:
 def require_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise OSError(f"The output folder {str(folder)!r} cannot be written ({error}); choose another.") from error
 
@@ -38,10 +38,8 @@ def require_writable(folder: Path) -> None:
 def save_whole(write: Callable[[Path], None], folder: str | Path) -> None:
     """Let a function write a folder, and exchange what lies there for it once all of it is on the disk.
 
-    On Linux and macOS the exchange is one call, and whatever breaks in leaves the old folder or the new one. On
-    Windows, and on file systems without that call, there are two: between them the old folder lies beside, under a
-    name that begins with a dot and ends in ``.old``. A folder that cannot be moved, such as one that is mounted, gets
-    its files one by one. Files in it that are none of a model are kept; an OSError says that nothing changed.
+    Files in it that are none of a model are kept. Whatever breaks in leaves the old folder or the new one; where no
+    call exchanges two (Windows, some file systems), the old one may then lie beside, with a name in ``.old``.
     """
     place = Path(folder).resolve()
     tag = secrets.token_hex(4)

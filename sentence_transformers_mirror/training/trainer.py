@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformerTrainer, SentenceTransforme
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch import Tensor
 from torch.utils.data import Sampler, get_worker_info
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from sentence_transformers_mirror import _host
 from sentence_transformers_mirror.terminal import bar
@@ -133,7 +133,7 @@ class Progress(TrainerCallback):
             raise FloatingPointError(f"Weights are not numbers after step {state.global_step}: {_cause(2, args)}")
 
 
-def _cause(step: int, args: SentenceTransformerTrainingArguments) -> str:
+def _cause(step: int, args: TrainingArguments) -> str:
     if step == 1:
         return "the model's own weights or embeddings are not numbers; load it anew."
     return (
@@ -154,9 +154,7 @@ def _workers(device: torch.device) -> int:
     return 0 if device.type == "cpu" else min(_WORKERS, 3 * (os.cpu_count() or 1) // 4)
 
 
-def arguments(
-    device: torch.device, recipe: Recipe, folder: str, seed: int, texts: int
-) -> SentenceTransformerTrainingArguments:
+def arguments(device: torch.device, recipe: Recipe, folder: str, seed: int, texts: int) -> TrainingArguments:
     """What the host's Trainer is told: the recipe's values, and to keep and report nothing."""
     assert recipe.learning_rate is not None  # planned
     on_cpu = device.type == "cpu"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import json
 import logging
 import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
@@ -18,18 +20,18 @@ from transformers import TrainerCallback
 
 from sentence_transformers_mirror import _host
 from sentence_transformers_mirror.evidence.parts import Parts
+from sentence_transformers_mirror.evidence.verdict import Evidence
 from sentence_transformers_mirror.models import load_model
 from sentence_transformers_mirror.quiet import quiet
 from sentence_transformers_mirror.scalars import plain, whole_number
 from sentence_transformers_mirror.texts.corpus import load_corpus
 from sentence_transformers_mirror.training.cached_loss import CachedMirrorLoss
 from sentence_transformers_mirror.training.dropout import drophead, dropout_rate
-from sentence_transformers_mirror.training.guard import Guard, hold_out
+from sentence_transformers_mirror.training.guard import Guard, Guarded, hold_out
 from sentence_transformers_mirror.training.loss import MirrorLoss, groups_for
 from sentence_transformers_mirror.training.modes import modes_kept, trained_in_float32, undisturbed
 from sentence_transformers_mirror.training.recipes import Recipe, learning_rate_for, resolve
-from sentence_transformers_mirror.training.result import HISTORY, TuningResult
-from sentence_transformers_mirror.training.saving import refuse_model, require_writable, save_whole
+from sentence_transformers_mirror.training.saving import HISTORY, refuse_model, require_writable, save_whole
 from sentence_transformers_mirror.training.trainer import Collator, MirrorTrainer, arguments
 from sentence_transformers_mirror.training.views import TokenSpanMask
 
@@ -122,6 +124,100 @@ def mirror_tune(
 
 
 @dataclass(frozen=True)
+class TuningResult:
+    """What a run of `mirror_tune` did.
+
+    Attributes:
+        steps: Number of steps of the optimiser.
+        seconds: Wall-clock time of the training loop and of what the guard measures.
+        losses: Loss of each step.
+        texts: Number of texts that the model was tuned on.
+        dropped: Number of texts left out, by reason.
+        truncated: Share of a sample of 1,000 texts that are longer than the tokens read of them, in [0, 1].
+        recipe: The recipe as run.
+        precision: ``"bf16"`` (autocast, on float32 weights) or ``"fp32"``.
+        interrupted: Whether Ctrl-C ended the run early; the model then holds the weights of the last step.
+        before: What the evaluator returned before tuning; empty without one.
+        after: What the evaluator returned after tuning; empty without one.
+        guard: What the guard found and did; None where there was none.
+    """
+
+    steps: int
+    seconds: float
+    losses: list[float]
+    texts: int
+    dropped: dict[str, int]
+    truncated: float
+    recipe: Recipe
+    precision: str
+    interrupted: bool
+    before: dict[str, float]
+    after: dict[str, float]
+    guard: Guarded | None
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """The guard's verdict on texts held out; None without a guard."""
+        return None if self.guard is None else self.guard.evidence
+
+    @property
+    def kept_step(self) -> int:
+        """The step whose weights the model has: the best that the guard saw, or the last; 0 are the original ones."""
+        return self.steps if self.guard is None else self.guard.kept_step
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the guard kept the mean of that step's and the original weights, because it was better."""
+        return self.guard is not None and self.guard.averaged
+
+    @property
+    def guard_seconds(self) -> float:
+        """What of the time the guard took."""
+        return 0.0 if self.guard is None else self.guard.seconds
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it in plain values, as ``mirror_tune.json`` keeps it; what the guard found stands beside the rest."""
+        made = asdict(self)
+        del made["guard"]
+        return made | {
+            "evidence": None if self.evidence is None else asdict(self.evidence),
+            "kept_step": self.kept_step,
+            "averaged": self.averaged,
+            "guard_seconds": self.guard_seconds,
+        }
+
+    def summary(self) -> str:
+        """A few lines that say what was done."""
+        left_out = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items()) or "none"
+        span = max(1, min(10, len(self.losses) // 2))  # one step is noisy: means of ten, or of half of a short run
+        first, last = sum(self.losses[:span]) / span, sum(self.losses[-span:]) / span
+        losses = f"{first:.3f} -> {last:.3f} (first and last {span} steps)" if self.losses else "none"
+        return (
+            f"{'Stopped by Ctrl-C after' if self.interrupted else 'Tuned'} {self.steps} steps in "
+            f"{self.seconds:.0f} s ({self.precision})\n"
+            f"  loss       {losses}\n"
+            f"  texts      {self.texts:,} (left out: {left_out})\n"
+            f"  truncated  {self.truncated:.1%} of the texts are longer than {self.recipe.max_length} tokens\n"
+            f"  guard      {self._guarded()}"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self.summary())}</pre>"
+
+    def _guarded(self) -> str:
+        if self.guard is None:
+            return "none (the texts are single sentences, or fewer than 500 to 700)" if self.steps else "none"
+        found, kept = self.guard.evidence, "the original weights are back"
+        if self.kept_step:
+            averaged = ", averaged with the original ones," if self.averaged else ""
+            kept = f"the weights of step {self.kept_step}{averaged} are kept"
+        return (
+            f"{found.verdict} on {found.documents} texts set aside: mean reciprocal rank {found.difference:+.3f} "
+            f"({found.low:+.3f} to {found.high:+.3f}); {kept}; measuring took {self.guard_seconds:.0f} s"
+        )
+
+
+@dataclass(frozen=True)
 class _Plan:
     """What is tuned on, and how."""
 
@@ -147,8 +243,7 @@ def _planned(
 ) -> _Plan:
     """Read the texts, set some aside for the guard, and complain about what is of no use."""
     if recipe.learning_rate is None:
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        recipe = replace(recipe, learning_rate=learning_rate_for(parameters))
+        recipe = replace(recipe, learning_rate=learning_rate_for(sum(one.numel() for one in model.parameters())))
     dataset, report = load_corpus(texts, max_texts=max_texts, seed=seed)
     if len(dataset) < 2:
         raise ValueError(
@@ -260,8 +355,7 @@ def _loss(model: SentenceTransformer, recipe: Recipe) -> MirrorLoss:
 
 
 def _share_truncated(model: SentenceTransformer, dataset: Dataset, max_length: int, prompt: str | None) -> float:
-    sample = dataset[:: max(1, len(dataset) // 1000)]["text"]
     # No token of natural text is 20 characters long on average: more characters than these need not be looked at.
-    sample = [(prompt or "") + text[: 20 * max_length] for text in sample]
+    sample = [(prompt or "") + text[: 20 * max_length] for text in dataset[:: max(1, len(dataset) // 1000)]["text"]]
     tokens = model.tokenizer(sample, verbose=False)["input_ids"]
     return sum(len(ids) > max_length for ids in tokens) / len(tokens)

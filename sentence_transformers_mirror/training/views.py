@@ -123,8 +123,7 @@ class TokenSpanMask(nn.Module):
         count = content.cumsum(1)
         contents = count[:, -1:]
         length = self.token_length.to(ids.device)[known] * content
-        before = nn.functional.pad(content[:, :-1], (1, 0))
-        starts = content & (self.starts_word.to(ids.device)[known] | ~before)
+        starts = content & (self.starts_word.to(ids.device)[known] | ~nn.functional.pad(content[:, :-1], (1, 0)))
 
         end = length.cumsum(1)  # characters up to and including each token
         start = end - length
