@@ -20,8 +20,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run `__getattr_
     from sentence_transformers_mirror.training.loss import MirrorLoss
     from sentence_transformers_mirror.training.nt_xent import nt_xent
     from sentence_transformers_mirror.training.recipes import RECIPES, Recipe
-    from sentence_transformers_mirror.training.result import TuningResult
-    from sentence_transformers_mirror.training.tuning import mirror_tune
+    from sentence_transformers_mirror.training.tuning import TuningResult, mirror_tune
     from sentence_transformers_mirror.training.views import CharSpanMask, TokenSpanMask, two_views
 
 __version__ = "0.1.0"
@@ -42,8 +41,7 @@ _HOMES = {
     "training.loss": ["MirrorLoss"],
     "training.nt_xent": ["nt_xent"],
     "training.recipes": ["RECIPES", "Recipe"],
-    "training.result": ["TuningResult"],
-    "training.tuning": ["mirror_tune"],
+    "training.tuning": ["TuningResult", "mirror_tune"],
     "training.views": ["CharSpanMask", "TokenSpanMask", "two_views"],
 }
 

@@ -12,7 +12,7 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from sentence_transformers_mirror.cli import main
-from sentence_transformers_mirror.training.result import HISTORY
+from sentence_transformers_mirror.training.saving import HISTORY
 
 pytest.importorskip("matplotlib", reason='needs pip install "sentence-transformers-mirror[plot]"')
 from sentence_transformers_mirror.evidence.parts import SINGLE, Parts  # noqa: E402

@@ -84,7 +84,7 @@ def compare(args: argparse.Namespace) -> int:
         found = verdict.compare(*asked, **chosen(args, "structure", "seed"))
     else:
         from sentence_transformers_mirror.evidence.report import write_report
-        from sentence_transformers_mirror.training.result import HISTORY
+        from sentence_transformers_mirror.training.saving import HISTORY
 
         losses = _losses(Path(args.after, HISTORY))
         with file_or_standard_output(args.output) as output:

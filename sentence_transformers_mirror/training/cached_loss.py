@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +14,9 @@ from torch import Tensor
 from sentence_transformers_mirror import _host
 from sentence_transformers_mirror.fast_cpu import fast_on_cpu
 from sentence_transformers_mirror.training.dropout import dropout_state
-from sentence_transformers_mirror.training.loss import Batch, MirrorLoss
+from sentence_transformers_mirror.training.loss import MirrorLoss
 from sentence_transformers_mirror.training.nt_xent import chunked_nt_xent
-from sentence_transformers_mirror.training.packing import Packed, pack
+from sentence_transformers_mirror.training.packing import pack
 from sentence_transformers_mirror.training.views import TokenSpanMask
 
 
@@ -36,52 +35,35 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
         """
         :class:`MirrorLoss` for batches that do not fit into memory: the same value and the same gradients, at the
         memory of one mini-batch (GradCache). All texts of the batch remain each other's negatives, which gradient
-        accumulation does not do. Everything is embedded twice, which is the price.
+        accumulation does not do. Everything is embedded twice, so that one is faster where the batch fits.
 
         Args:
             model: The SentenceTransformer to tune.
-            temperature: As in :class:`MirrorLoss`.
+            temperature, ignore_duplicates, gather_across_devices, labels_are_ids: As in :class:`MirrorLoss`.
             mask: As in :class:`MirrorLoss`; drawn once a batch, before anything is embedded.
-            ignore_duplicates: As in :class:`MirrorLoss`.
             mini_batch_size: Number of rows embedded at a time; it sets the memory and changes no result.
-            gather_across_devices: As in :class:`MirrorLoss`.
             show_progress_bar: Whether to show a bar over the mini-batches of a step.
-            labels_are_ids: As in :class:`MirrorLoss`.
 
         References:
-            - Fast, Effective, and Self-Supervised: Transforming Masked Language Models into Universal Lexical and
-              Sentence Encoders, https://arxiv.org/abs/2104.08027
             - Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup, https://arxiv.org/abs/2101.06983
 
         Requirements:
-            1. As :class:`MirrorLoss`.
+            1. As :class:`MirrorLoss`, and the same inputs.
             2. A `dropout_rate` or `drophead` context has to stay open until ``backward`` has returned.
-
-        Inputs:
-            As :class:`MirrorLoss`.
 
         Recommendations:
             - Not together with gradient checkpointing, which saves the same memory again at the cost of time.
 
-        Relations:
-            - Equal to :class:`MirrorLoss` at any batch size; that one is faster where the batch fits.
-
         Example:
             >>> from datasets import Dataset
-            >>> from sentence_transformers import (
-            ...     SentenceTransformer,
-            ...     SentenceTransformerTrainer,
-            ...     SentenceTransformerTrainingArguments,
-            ... )
+            >>> from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+            >>> from sentence_transformers import SentenceTransformerTrainingArguments
             >>> from sentence_transformers_mirror import CachedMirrorLoss, embedded_model_path
             >>> model = SentenceTransformer(embedded_model_path())
             >>> train_dataset = Dataset.from_dict({"text": ["It's nice weather today.", "He drove to work."]})
-            >>> trainer = SentenceTransformerTrainer(
-            ...     model=model,
-            ...     args=SentenceTransformerTrainingArguments(output_dir="tuned", per_device_train_batch_size=8192),
-            ...     train_dataset=train_dataset,
-            ...     loss=CachedMirrorLoss(model, mini_batch_size=64),
-            ... )
+            >>> args = SentenceTransformerTrainingArguments(output_dir="tuned", per_device_train_batch_size=8192)
+            >>> loss = CachedMirrorLoss(model, mini_batch_size=64)
+            >>> trainer = SentenceTransformerTrainer(model=model, args=args, train_dataset=train_dataset, loss=loss)
             >>> trainer.train().global_step
             {'train_runtime': ...}
             3
@@ -90,14 +72,7 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
             ValueError: If the temperature is not above 0, mini_batch_size is below 1, or the model reads no text.
             RuntimeError: In ``backward``, if the dropout of the model changed since the loss was computed.
         """
-        super().__init__(
-            model,
-            temperature,
-            mask,
-            ignore_duplicates,
-            gather_across_devices=gather_across_devices,
-            labels_are_ids=labels_are_ids,
-        )
+        super().__init__(model, temperature, mask, ignore_duplicates, None, gather_across_devices, labels_are_ids)
         if mini_batch_size < 1:
             raise ValueError(f"mini_batch_size must be at least 1, not {mini_batch_size}; 64 is a good start.")
         self.mini_batch_size = mini_batch_size
@@ -107,7 +82,7 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
         batch = self.batch(sentence_features, labels)
         packed = pack(batch.columns, self._mini_batches, batch.layout)
         # The host hands what it calls labels through to calculate_loss; kept there, two steps cannot mix.
-        step: Any = _Step(packed, batch)
+        step: Any = packed, batch
         return self.forward_cached(packed.parts, step)
 
     def _mini_batches(self, lengths: np.ndarray) -> list[np.ndarray]:
@@ -115,44 +90,33 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
         order = np.argsort(lengths, kind="stable")
         return np.split(order, range(self.mini_batch_size, len(order), self.mini_batch_size))
 
-    # The host says what labels and random states are, and only hands them through: here a _Step and a _Replay.
+    # The host says what labels and random states are, and only hands them through: here a step and a _Replay.
     def calculate_loss(self, reps: list[list[Tensor]], labels: Any = None, *, with_backward: bool = False) -> Tensor:
-        embeddings = labels.packed.unpack([torch.cat(part) for part in reps])
-        loss = chunked_nt_xent(temperature=self.temperature, **self.gathered(embeddings, labels.batch))
+        packed, batch = labels
+        embeddings = packed.unpack([torch.cat(part) for part in reps])
+        loss = chunked_nt_xent(temperature=self.temperature, **self.gathered(embeddings, batch))
         if with_backward:
             loss.backward()
         return loss
 
     def embed_minibatch(
-        self,
-        sentence_feature: dict[str, Tensor],
-        begin: int,
-        end: int,
-        with_grad: bool,
-        copy_random_state: bool,
-        random_state: Any = None,
+        self, sentence_feature: dict[str, Tensor], *args: Any, random_state: Any = None, **kwargs: Any
     ) -> tuple[Tensor, Any]:
-        state = dropout_state(self.model)
-        if random_state is not None and random_state.dropout != state:
+        device, dropout = sentence_feature["input_ids"].device.type, dropout_state(self.model)
+        first = random_state or _Replay(
+            None, dropout, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+        )
+        if first.dropout != dropout:
             raise RuntimeError(
                 "The dropout of the model changed between the loss and backward, so the gradients would be those of "
                 "other embeddings; keep the dropout_rate or drophead context open, and the model in training mode, "
                 "until backward has returned."
             )
-        device = sentence_feature["input_ids"].device.type
-        context = None
-        autocast: dict[str, Any] = {
-            "enabled": torch.is_autocast_enabled(device),
-            "dtype": torch.get_autocast_dtype(device),
-        }
-        if random_state is not None:
-            # A Trainer leaves its autocast region before it calls backward.
-            context, autocast = random_state.context, random_state.autocast
-        with torch.autocast(device, **autocast), fast_on_cpu(self.model):
-            embeddings, context = super().embed_minibatch(
-                sentence_feature, begin, end, with_grad, copy_random_state, context
-            )
-        return embeddings, _Replay(context, state, autocast)
+        # A Trainer leaves its autocast region before it calls backward.
+        with torch.autocast(device, first.dtype, first.autocast), fast_on_cpu(self.model):
+            kwargs["random_state"] = first.context
+            embeddings, context = super().embed_minibatch(sentence_feature, *args, **kwargs)
+        return embeddings, first._replace(context=context)
 
     def get_config_dict(self) -> dict[str, Any]:
         config = super().get_config_dict() | {"mini_batch_size": self.mini_batch_size}
@@ -160,16 +124,10 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
         return config
 
 
-@dataclass(frozen=True)
-class _Step:
-    packed: Packed
-    batch: Batch
-
-
-@dataclass(frozen=True)
-class _Replay:
+class _Replay(NamedTuple):
     """What the second pass over a mini-batch needs to equal the first."""
 
     context: AbstractContextManager | None
     dropout: tuple[object, ...]
-    autocast: dict[str, Any]
+    autocast: bool
+    dtype: torch.dtype

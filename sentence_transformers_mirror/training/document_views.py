@@ -1,9 +1,7 @@
-"""Two views of a document that teach an encoder to find, and not only to liken.
+"""Two views of a document that teach an encoder what belongs together, which is what a search asks for.
 
-A text pulled to itself tells an encoder what is alike. A title that is pulled to its body, or a sentence to the
-text around it, tells it what belongs together, which is what a search asks for. A sentence against the rest is the
-inverse cloze task (arXiv 1906.00300, section 5), independent crops come from Contriever (arXiv 2112.09118, section 3),
-titles beside crops from AugTriever (arXiv 2212.08841, section 3.1).
+A sentence against the rest is the inverse cloze task (arXiv 1906.00300, section 5), independent crops come from
+Contriever (arXiv 2112.09118, section 3), titles beside crops from AugTriever (arXiv 2212.08841, section 3.1).
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, compress
 
 from sentence_transformers_mirror.texts.sentences import TITLES, split_title
 
@@ -106,13 +104,11 @@ class DocumentViews:
         draws = torch.rand(len(texts), 7, dtype=torch.float64).tolist()
         pairs = [self._pair(*one) for one in zip(titles, texts, draws, strict=True)]
         sides = [side for pair in pairs for side in pair]
-        kept = (torch.rand(sum(len(pieces) for pieces, _ in sides)) >= self.deleted).tolist()
-        made, begin = [], 0
+        kept = iter((torch.rand(sum(len(pieces) for pieces, _ in sides)) >= self.deleted).tolist())
+        made = []
         for pieces, thinned in sides:
-            end = begin + len(pieces)
-            left = [piece for piece, keep in zip(pieces, kept[begin:end], strict=True) if keep]
+            left = list(compress(pieces, kept))  # takes as many of them as there are pieces
             made.append("".join(left if thinned and left else pieces).strip())
-            begin = end
         labels = [document_id(title, text) for title, text in zip(titles, texts, strict=True)]
         return {"anchor": made[::2], "positive": made[1::2], "label": labels}
 
@@ -170,11 +166,8 @@ def _window(text: str, draw: float) -> list[str]:
     return pieces[1 if begin and len(pieces) > 1 else 0 :][:_WINDOW]
 
 
-def _crop(
-    words: int, share: tuple[float, float], length: float, place: float, most: int | None = None
-) -> tuple[int, int]:
+def _crop(words: int, share: tuple[float, float], length: float, place: float, most: int = _WINDOW) -> tuple[int, int]:
     """First and last word of a crop, from draws in [0, 1)."""
-    size = max(_LEAST, round(words * (share[0] + length * (share[1] - share[0]))))
-    size = min(size, words, most or words)
+    size = min(max(_LEAST, round(words * (share[0] + length * (share[1] - share[0])))), words, most)
     begin = int(place * (words - size + 1))
     return begin, begin + size

@@ -1,14 +1,11 @@
-"""Dropout and DropHead of a live model, changed for as long as a context is open.
-
-What makes the two views of a text differ belongs to training, not to the model: the rates in the config, and what the
-model saves, never change.
-"""
+"""Dropout and DropHead of a live model, changed for as long as a context is open, and never in what it saves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -21,37 +18,31 @@ _DROPHEAD = "drophead_"
 _PROBE = "drophead_probe"
 
 
-def _rates(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Where the encoder keeps dropout rates, as (module, attribute).
-
-    In ``nn.Dropout.p``, in plain floats that reach an attention function, or nowhere, when a rate of 0 was built as
-    ``nn.Identity`` (ModernBERT). An adapter's dropout is the adapter's business and left alone.
-    """
+def _rates(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
+    """The dropout rates of the encoder, as (module, attribute, value)."""
     for encoder in _host.encoders(model):
         for name, module in encoder.named_modules():
-            if "lora" in name:
+            if "lora" in name:  # an adapter's dropout is the adapter's business
                 continue
             if isinstance(module, nn.Dropout):
-                yield module, "p"
+                yield module, "p", module.p
             for attribute, value in vars(module).items():
-                if "dropout" in attribute and isinstance(value, (int, float)):
-                    yield module, attribute
+                if "dropout" in attribute and isinstance(value, (int, float)):  # reaches an attention function
+                    yield module, attribute, value
             for child_name, child in module.named_children():
-                if "drop" in child_name and isinstance(child, nn.Identity):
-                    yield module, child_name
+                if "drop" in child_name and isinstance(child, nn.Identity):  # a rate of 0 in ModernBERT
+                    yield module, child_name, child
 
 
 def dropout_state(model: nn.Module) -> tuple[object, ...]:
     """What decides on the dropout of a forward pass, to be compared: all rates, the attention, and the mode."""
-    rates = [None if isinstance(rate, nn.Identity) else rate for rate in (getattr(m, n) for m, n in _rates(model))]
+    rates = [None if isinstance(rate, nn.Identity) else rate for _, _, rate in _rates(model)]
     return (model.training, *(_host.attention_name(encoder) for encoder in _host.encoders(model)), *rates)
 
 
 def has_dropout(model: nn.Module) -> bool:
     """Whether dropout or DropHead makes two forward passes of a model in training mode differ."""
-    return any(
-        value.startswith(_DROPHEAD) if isinstance(value, str) else bool(value) for value in dropout_state(model)[1:]
-    )
+    return any(value.startswith(_DROPHEAD) if isinstance(value, str) else value for value in dropout_state(model)[1:])
 
 
 @contextmanager
@@ -76,7 +67,7 @@ def dropout_rate(model: SentenceTransformer, p: float) -> Iterator[None]:
         ...     pass  # train here, in a loop of your own
     """
     _check_probability(p)
-    before = [(module, name, getattr(module, name)) for module, name in _rates(model)]
+    before = list(_rates(model))
     if not before:
         raise ValueError("This model has no dropout to set (no transformer inside); make the views differ by a mask.")
     try:

@@ -1,14 +1,12 @@
 """Queries that a language model of the user's writes for texts, and a filter of those that do not lead back to them.
 
-Generated pairs with a round-trip filter are those of Alberti et al. (arXiv 1906.05416), for questions and answers, and
-of Promptagator (arXiv 2209.11755), for retrieval: a query is kept if a retriever finds the text that it was written
-for among the first k.
+As in Alberti et al. (arXiv 1906.05416), for questions and answers, and Promptagator (arXiv 2209.11755), for retrieval.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,7 +78,7 @@ def generated_queries(
     if "{text}" not in prompt:
         raise ValueError(f"The prompt {quoted(prompt)} has no place for a text: write {{text}} where it goes.")
     passages: list[str] = load_corpus(texts)[0]["text"][:]
-    rows = list(range(len(passages)))
+    rows: Sequence[int] = range(len(passages))
     if max_texts is not None and whole_number(max_texts, "max_texts", 1) < len(rows):
         rows = sorted(random.Random(seed).sample(rows, max_texts))
     dropped = dict.fromkeys(("no query", "copied", "duplicate", "not found"), 0)
@@ -99,10 +97,9 @@ def generated_queries(
     if model is not None and kept:
         index = SearchIndex.build(model, passages, kind="flat", show_progress=show_progress)
         found = index.search(list(kept), top_k=k)
-        lost = [query for query, hits in zip(kept, found, strict=True) if kept[query] not in {hit.id for hit in hits}]
-        for query in lost:
-            del kept[query]
-        dropped["not found"] = len(lost)
+        pairs_found = zip(kept.items(), found, strict=True)
+        kept = {query: row for (query, row), hits in pairs_found if row in [hit.id for hit in hits]}
+        dropped["not found"] = len(found) - len(kept)
     dropped = {reason: count for reason, count in dropped.items() if count}
     if not kept:
         told = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
@@ -118,6 +115,5 @@ def _first_line(answer: object) -> str:
     """What a model said, without the blank lines, white space and quotation marks around it."""
     if not isinstance(answer, str):
         raise TypeError(f"generate gave {quoted(answer)} and no string: return the text of the answer.")
-    lines = (" ".join(line.split()) for line in answer.splitlines())
-    line = next(filter(None, lines), "")
+    line = next((" ".join(line.split()) for line in answer.splitlines() if line.strip()), "")
     return line[1:-1].strip() if len(line) > 1 and line[0] + line[-1] in ('""', "''", "“”", "„“", "«»") else line

@@ -26,33 +26,18 @@ LAYOUT = "layout"
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step embeds and compares.
+    """What a step embeds and compares."""
 
-    Args:
-        columns: Features of the anchors, of the positives, and of further negatives, ``input_ids`` of shape (rows,
-            tokens) among them.
-        layout: Attention mask of each column, on the host where a collator left it there.
-        row_ids: Hashes of shape (rows,), of 64 bits; rows that share one of them are no negatives of each other.
-        negative_ids: Hashes of the further negatives, one tensor a column.
-    """
-
-    columns: list[dict[str, Tensor]]
-    layout: list[Tensor]
-    row_ids: list[Tensor]
-    negative_ids: list[Tensor]
+    columns: list[dict[str, Tensor]]  # features of the anchors, of the positives, and of further negatives
+    layout: list[Tensor]  # attention mask of each column, on the host where a collator left it there
+    row_ids: list[Tensor]  # each of shape (rows,); rows that share one are no negatives of each other
+    negative_ids: list[Tensor]  # of the further negatives, one tensor a column
 
 
 def text_ids(features: dict[str, Tensor]) -> Tensor:
-    """A 64-bit hash of each row's tokens: equal for equal texts, whatever their padding.
-
-    Args:
-        features: ``input_ids`` and ``attention_mask``, shape (rows, tokens).
-
-    Returns:
-        int64 of shape (rows,), computed on the device of the tokens without synchronising with it. Two different
-        texts collide with a chance of about 2**-63.
-    """
+    """A hash of each row's tokens, int64 of shape (rows,): equal for equal texts, whatever their padding."""
     mask = features["attention_mask"].long()
+    # On the device of the tokens, without waiting for it; two different texts collide with a chance of about 2**-63.
     # The finaliser of splitmix64 on (token, position among the real tokens); int64 arithmetic wraps on every device.
     x = features["input_ids"] * -7046029254386353131 + mask.cumsum(1) * -4658895280553007687
     x = (x ^ (x >> 30)) * -4658895280553007687
@@ -61,13 +46,10 @@ def text_ids(features: dict[str, Tensor]) -> Tensor:
 
 
 def groups_for(device: str, rows: int, tokens: int = 50) -> int:
-    """Forward passes that a batch of so many rows, of so many tokens at most, is cut into; the same for batches of any
-    lengths, as DDP needs.
-
-    More of them save padding, and fewer keep the matrices large. What was fastest on two cores, for 32 to 400 rows of
-    up to 50 tokens and for 64 and 128 of up to 96, grows like the square root of both; a GPU that computes less than a
-    third of the time wants no more passes.
-    """
+    """Forward passes for so many rows, of so many tokens at most; the same for any lengths, as DDP needs."""
+    # More of them save padding, and fewer keep the matrices large. What was fastest on two cores, for 32 to 400 rows
+    # of up to 50 tokens and for 64 and 128 of up to 96, grows like the square root of both; a GPU that computes less
+    # than a third of the time wants no more passes.
     wanted = int((rows * max(1, tokens / 50)) ** 0.5 / 2.5) if device == "cpu" else rows // 1024
     return max(1, min(8, wanted))
 
@@ -107,21 +89,12 @@ class MirrorLoss(nn.Module):
               Sentence Encoders, https://arxiv.org/abs/2104.08027
 
         Requirements:
-            1. Texts; no labels. One column is enough.
-            2. Dropout in the model, or a mask: without both the two views would be identical.
+            Dropout in the model, or a mask: without both the two views would be identical.
 
         Inputs:
-            +------------------------------------------+--------------------------+
-            | Texts                                    | Labels                   |
-            +==========================================+==========================+
-            | single texts                             | none, or ids (see above) |
-            +------------------------------------------+--------------------------+
-            | (anchor, positive) pairs                 | none, or ids             |
-            +------------------------------------------+--------------------------+
-            | (anchor, positive, negative_1, ...)      | none, or ids             |
-            +------------------------------------------+--------------------------+
-
-            Two columns are taken as the two views, as they are. Further columns are negatives of every anchor.
+            Texts, in one column; pairs (anchor, positive), in two, which are taken as the two views, as they are; or
+            (anchor, positive, negative_1, ...), whose further columns are negatives of every anchor. Labels are
+            none, or ids.
 
         Recommendations:
             - A large batch (200 and more): the other texts in it are all that there is to learn from.
@@ -138,11 +111,7 @@ class MirrorLoss(nn.Module):
             >>> from sentence_transformers_mirror import MirrorLoss, embedded_model_path
             >>> model = SentenceTransformer(embedded_model_path())
             >>> train_dataset = Dataset.from_dict({"text": ["It's nice weather today.", "He drove to work."]})
-            >>> trainer = SentenceTransformerTrainer(
-            ...     model=model,
-            ...     train_dataset=train_dataset,
-            ...     loss=MirrorLoss(model),
-            ... )
+            >>> trainer = SentenceTransformerTrainer(model=model, train_dataset=train_dataset, loss=MirrorLoss(model))
             >>> trainer.train().global_step
             {'train_runtime': ...}
             3
@@ -172,12 +141,7 @@ class MirrorLoss(nn.Module):
         return nt_xent(temperature=self.temperature, **self.gathered(embeddings, batch))
 
     def batch(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Batch:
-        """What a step embeds, with the second view among it; for a loss that embeds in another way.
-
-        Args:
-            sentence_features: As for ``forward``.
-            labels: As for ``forward``.
-        """
+        """What a step embeds, with the second view among it; for a loss that embeds in another way."""
         if _host.in_adaptive_layer_loss(self.model):
             raise ValueError(
                 "AdaptiveLayerLoss looks for layers in features that MirrorLoss makes anew for each pass; for smaller "
@@ -194,7 +158,15 @@ class MirrorLoss(nn.Module):
         if len(columns) == 1:
             columns.append(self._second_view(columns[0]))
             layout *= 2
-        return Batch(columns, layout, [*ids[:2], *self._document_ids(labels, len(layout[0]))], ids[2:])
+        row_ids = ids[:2]
+        if self.labels_are_ids:
+            if labels is None or labels.shape != (len(layout[0]),) or labels.is_floating_point():
+                raise ValueError(
+                    "labels_are_ids=True needs a column 'label' of integers, one for each row: use DocumentViews, "
+                    "which makes it, or labels_are_ids=False."
+                )
+            row_ids.append(labels)
+        return Batch(columns, layout, row_ids, ids[2:])
 
     def _second_view(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         # Not self.training: the Trainer never puts the loss into evaluation mode.
@@ -212,41 +184,18 @@ class MirrorLoss(nn.Module):
         return self.mask(features, generator)
 
     def gathered(self, embeddings: list[Tensor], batch: Batch) -> dict[str, Any]:
-        """Arguments of `nt_xent`: the embeddings of this rank as anchors, among those of all ranks if asked for.
-
-        Args:
-            embeddings: A tensor of shape (rows, dim) for each column of the batch, and perhaps further negatives.
-            batch: What was embedded.
-        """
+        """Arguments of `nt_xent`: the embeddings of this rank as anchors, among those of all ranks if asked for."""
         a, b, *further = embeddings
-        rows = len(a)
-        negatives = torch.cat(further) if further else None
-        row_ids = torch.stack(batch.row_ids, dim=1) if batch.row_ids else None
-        negative_ids = torch.cat(batch.negative_ids) if batch.negative_ids else None
+        vectors = {"a": a, "b": b, **({"negatives": torch.cat(further)} if further else {})}
+        ids = {"row_ids": torch.stack(batch.row_ids, dim=1)} if batch.row_ids else {}
+        if batch.negative_ids:
+            ids["negative_ids"] = torch.cat(batch.negative_ids)
         rank = 0
         if self.gather_across_devices:
             rank = get_rank()
-            a, b = all_gather_with_grad(a), all_gather_with_grad(b)
-            negatives = None if negatives is None else all_gather_with_grad(negatives)
-            row_ids, negative_ids = (None if x is None else all_gather(x) for x in (row_ids, negative_ids))
-        return {
-            "a": a,
-            "b": b,
-            "row_ids": row_ids,
-            "negatives": negatives,
-            "negative_ids": negative_ids,
-            "anchors": slice(rank * rows, (rank + 1) * rows),
-        }
-
-    def _document_ids(self, labels: Tensor | None, rows: int) -> list[Tensor]:
-        if not self.labels_are_ids:
-            return []
-        if labels is None or labels.shape != (rows,) or labels.is_floating_point():
-            raise ValueError(
-                "labels_are_ids=True needs a column 'label' of integers, one for each row: use DocumentViews, which "
-                "makes it, or labels_are_ids=False."
-            )
-        return [labels]
+            vectors = {name: all_gather_with_grad(x) for name, x in vectors.items()}
+            ids = {name: all_gather(x) for name, x in ids.items()}
+        return {**vectors, **ids, "anchors": slice(rank * len(a), (rank + 1) * len(a))}
 
     def get_config_dict(self) -> dict[str, Any]:
         return {
@@ -258,9 +207,7 @@ class MirrorLoss(nn.Module):
             "labels_are_ids": self.labels_are_ids,
         }
 
-    @property
-    def citation(self) -> str:
-        return """
+    citation = """
 @inproceedings{liu2021fast,
       title={Fast, Effective, and Self-Supervised: Transforming Masked Language Models into Universal Lexical and Sentence Encoders},
       author={Fangyu Liu and Ivan Vuli{\\'c} and Anna Korhonen and Nigel Collier},

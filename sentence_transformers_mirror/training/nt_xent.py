@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import reduce
+from itertools import product
 from typing import Any
 
 import torch
@@ -67,14 +70,10 @@ def normalized(a: Tensor, b: Tensor, negatives: Tensor | None) -> Tensor:
 
 
 def compared(
-    candidates: Tensor, rows: int, anchors: slice, row_ids: Tensor | None, negative_ids: Tensor | None
+    candidates: Tensor, rows: int, anchors: slice, row_ids: Tensor | None = None, negative_ids: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What the anchors of :func:`nt_xent`, the n rows of a slice, are compared with.
-
-    Returns:
-        Where each of the 2n views and its positive are among the candidates, shape (2n,), and which candidates do not
-        count for it: itself and other rows of the same text, a boolean (2n, candidates).
-    """
+    """Where the 2n views of a slice of n rows are among the candidates, and their positives, both of shape (2n,); and
+    which candidates do not count: a view itself, and other rows of its text, a boolean (2n, candidates)."""
     index = torch.arange(rows, device=candidates.device)[anchors]
     itself, positive = torch.cat([index, index + rows]), torch.cat([index + rows, index])
     excluded = torch.zeros(len(itself), len(candidates), dtype=torch.bool, device=candidates.device)
@@ -90,11 +89,8 @@ def compared(
 
 def _share_id(x: Tensor, y: Tensor) -> Tensor:
     """Which rows of x, shape (n, p), share an id with which rows of y, shape (m, q): a boolean (n, m)."""
-    shared = torch.zeros(len(x), len(y), dtype=torch.bool, device=x.device)
-    for i in range(x.shape[1]):
-        for j in range(y.shape[1]):
-            shared |= x[:, i, None] == y[None, :, j]
-    return shared
+    equal = (one[:, None] == other for one, other in product(x.unbind(1), y.unbind(1)))
+    return reduce(Tensor.logical_or_, equal)
 
 
 # Anchor rows at a time: at 65,536 texts the similarities of their two views are 2 x 128 x 131,072 numbers. More are
@@ -103,42 +99,29 @@ _CHUNK = 128
 
 
 def chunked_nt_xent(
-    a: Tensor,
-    b: Tensor,
-    temperature: float,
-    *,
-    row_ids: Tensor | None = None,
-    negatives: Tensor | None = None,
-    negative_ids: Tensor | None = None,
-    anchors: slice = slice(None),
+    a: Tensor, b: Tensor, temperature: float, *, anchors: slice, negatives: Tensor | None = None, **ids: Tensor
 ) -> Tensor:
-    """The value and gradients of :func:`~sentence_transformers_mirror.nt_xent`, same arguments, in chunks.
-
-    Memory beyond the embeddings and their gradient is that of the similarities of 128 anchors. The gradient is taken
-    in closed form while they are at hand; it cannot be differentiated again.
-    """
+    """:func:`nt_xent` at the memory of the similarities of 128 anchors; it cannot be differentiated twice."""
+    begin, end, _ = anchors.indices(len(a))
     with torch.autocast(a.device.type, enabled=False):
         candidates = normalized(a, b, negatives)
-        return _Chunked.apply(candidates, len(a), temperature, row_ids, negative_ids, anchors)
+        chunks = (
+            compared(candidates, len(a), slice(first, min(first + _CHUNK, end)), **ids)
+            for first in range(begin, end, _CHUNK)
+        )
+        return _Chunked.apply(candidates, temperature, 2 * (end - begin), chunks)
 
 
 class _Chunked(torch.autograd.Function):
+    """The gradient is taken in closed form while the similarities are at hand."""
+
     @staticmethod
     def forward(
-        ctx: Any,
-        candidates: Tensor,
-        rows: int,
-        temperature: float,
-        row_ids: Tensor | None,
-        negative_ids: Tensor | None,
-        anchors: slice,
+        ctx: Any, candidates: Tensor, temperature: float, count: int, chunks: Iterable[tuple[Tensor, Tensor, Tensor]]
     ) -> Tensor:
-        begin, end, _ = anchors.indices(rows)
         total = candidates.new_zeros(())
         gradient = torch.zeros_like(candidates) if ctx.needs_input_grad[0] else None
-        for first in range(begin, end, _CHUNK):
-            part = slice(first, min(first + _CHUNK, end))
-            itself, positive, excluded = compared(candidates, rows, part, row_ids, negative_ids)
+        for itself, positive, excluded in chunks:
             scaled = candidates[itself] / temperature
             logits = (scaled @ candidates.T).masked_fill_(excluded, -torch.inf)
             of_positive = logits.gather(1, positive[:, None])
@@ -153,7 +136,6 @@ class _Chunked(torch.autograd.Function):
                 by_logits.scatter_add_(1, positive[:, None], -torch.ones_like(of_positive))
                 gradient.addmm_(by_logits.T, scaled)
                 gradient.index_add_(0, itself, by_logits @ candidates, alpha=1 / temperature)
-        count = 2 * (end - begin)
         if gradient is not None:
             ctx.save_for_backward(gradient.div_(count))
         return total / count
@@ -162,4 +144,4 @@ class _Chunked(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, by_loss: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * by_loss, None, None, None, None, None
+        return gradient * by_loss, None, None, None

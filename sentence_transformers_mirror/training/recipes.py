@@ -6,9 +6,10 @@ Sections, tables and figures are those of the Mirror-BERT paper (arXiv 2104.0802
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
+from typing import Any
 
 from sentence_transformers_mirror.printable import quoted
 from sentence_transformers_mirror.scalars import plain
@@ -92,28 +93,21 @@ RECIPES = {
 
 
 def learning_rate_for(parameters: int) -> float:
-    """A rate for a masked language model of so many parameters: 2e-5 for 110 million, more for smaller ones.
-
-    In inverse proportion, at most 3e-4.
-    """
+    """A rate for a masked language model: 2e-5 for 110 million parameters, in inverse proportion, at most 3e-4."""
     return min(3e-4, 2e-5 * 110e6 / max(1, parameters))
 
 
 def resolve(recipe: str | Recipe, **overrides: object) -> Recipe:
-    """The recipe of a name, or a recipe itself, with some fields replaced.
-
-    Raises:
-        ValueError: If there is no recipe of that name or no field of an override's name, or a value is out of range.
-    """
+    """The recipe of a name, or a recipe itself, with some fields replaced; a ValueError names what is of no use."""
     if isinstance(recipe, str):
         if recipe not in RECIPES:
-            known = ", ".join(RECIPES)
-            raise ValueError(f"There is no recipe {recipe!r}{_suggest(recipe, RECIPES)}; the recipes are {known}.")
+            names = ", ".join(RECIPES)
+            raise ValueError(f"There is no recipe {recipe!r}{_suggest(recipe, RECIPES)}; the recipes are {names}.")
         recipe = RECIPES[recipe]
-    fields = Recipe.__dataclass_fields__
+    known = Recipe.__dataclass_fields__
     for name in overrides:
-        if name not in fields:
-            raise ValueError(f"A recipe has no {name!r}{_suggest(name, fields)}; it has {', '.join(fields)}.")
+        if name not in known:
+            raise ValueError(f"A recipe has no {name!r}{_suggest(name, known)}; it has {', '.join(known)}.")
     recipe = replace(recipe, **{name: plain(value) for name, value in overrides.items()})
     _check(recipe)
     return recipe
@@ -124,64 +118,43 @@ def _suggest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-_COUNTS = ("epochs", "batch_size", "mini_batch_size", "max_length", "mask_min_length")
-_NUMBERS = ("temperature", "mask", "dropout", "drophead", "learning_rate", "warm_up", "weight_decay")
-_MAY_BE_NONE = ("mini_batch_size", "mask", "dropout", "learning_rate")
-
-
-def _check_kinds(recipe: Recipe) -> None:
-    """Before values are compared: a text or None has no size."""
-    for names, kinds, words in (
-        (_COUNTS, (int,), "a whole number"),
-        (_NUMBERS, (int, float), "a number"),
-        (("decay", "ignore_duplicates"), (bool,), "True or False"),
-    ):
-        for name in names:
-            value = getattr(recipe, name)
-            right = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
-            absent = value is None and name in _MAY_BE_NONE
-            if not absent and not (right and math.isfinite(value)):
-                words += " or None" if name in _MAY_BE_NONE else ""
-                raise ValueError(f"{name} must be {words}, not {quoted(value)}.")
+# What a value is, by the annotation of its field.
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": ((bool,), "True or False"),
+    "DocumentViews": ((DocumentViews,), "a DocumentViews"),
+}
+_SHARE = (lambda value: 0 <= value < 1, "at least 0 and below 1")
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "temperature": (lambda value: value > 0, "above 0 (0.04 for sentences, 0.2 for words)"),
+    "mask": (lambda value: 0 < value < 1, "between 0 and 1"),
+    "max_length": (lambda value: value >= 3, "at least 3"),
+    "dropout": _SHARE,
+    "drophead": _SHARE,
+    "learning_rate": (lambda value: value > 0, "above 0"),
+    "warm_up": _SHARE,
+    "epochs": (lambda value: value >= 1, "at least 1"),
+    "batch_size": (lambda value: value >= 2, "at least 2, since the other texts of a batch are the negatives"),
+    "mini_batch_size": (lambda value: value >= 1, "at least 1"),
+}
 
 
 def _check(recipe: Recipe) -> None:
-    _check_kinds(recipe)
-    limits = {
-        "temperature": recipe.temperature > 0,
-        "mask": recipe.mask is None or 0 < recipe.mask < 1,
-        "dropout": recipe.dropout is None or 0 <= recipe.dropout < 1,
-        "drophead": 0 <= recipe.drophead < 1,
-        "learning_rate": recipe.learning_rate is None or recipe.learning_rate > 0,
-        "warm_up": 0 <= recipe.warm_up < 1,
-        "epochs": recipe.epochs >= 1,
-        "batch_size": recipe.batch_size >= 2,
-        "mini_batch_size": recipe.mini_batch_size is None or recipe.mini_batch_size >= 1,
-        "max_length": recipe.max_length >= 3,
-    }
-    ranges = {
-        "temperature": "above 0 (0.04 for sentences, 0.2 for words)",
-        "mask": "None or between 0 and 1",
-        "dropout": "None or at least 0 and below 1",
-        "drophead": "at least 0 and below 1",
-        "learning_rate": "None or above 0",
-        "warm_up": "at least 0 and below 1",
-        "epochs": "at least 1",
-        "batch_size": "at least 2, since the other texts of a batch are the negatives",
-        "mini_batch_size": "None or at least 1",
-        "max_length": "at least 3",
-    }
-    for name, holds in limits.items():
-        if not holds:
-            raise ValueError(f"{name} must be {ranges[name]}, not {getattr(recipe, name)!r}.")
-    if recipe.views is not None:
-        if not isinstance(recipe.views, DocumentViews):
-            raise ValueError(f"views must be a DocumentViews or None, not {recipe.views!r}.")
-        if recipe.mask is not None:
-            raise ValueError(
-                "Views of documents are not masked; pass mask=None, or views=None for masked single texts."
-            )
-    elif recipe.mask is None and recipe.dropout == 0 and recipe.drophead == 0:
+    for field in fields(recipe):
+        value, (kind, _, optional) = getattr(recipe, field.name), str(field.type).partition(" | ")
+        if optional and value is None:
+            continue
+        kinds, words = _KINDS[kind]
+        right = isinstance(value, kinds) and isinstance(value, bool) == (kind == "bool")  # a bool is an int, too
+        if not right or isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{field.name} must be {words}{optional and ' or None'}, not {quoted(value)}.")
+        holds, words = _RANGES.get(field.name, (None, ""))
+        if holds and not holds(value):
+            raise ValueError(f"{field.name} must be {optional and 'None or '}{words}, not {value!r}.")
+    if recipe.views is not None and recipe.mask is not None:
+        raise ValueError("Views of documents are not masked; pass mask=None, or views=None for masked single texts.")
+    if recipe.views is None and recipe.mask is None and recipe.dropout == 0 and recipe.drophead == 0:
         raise ValueError(
             "Without mask, dropout and drophead the two views of a text would be identical, with nothing to learn "
             "from; set one of them, such as dropout=0.1."

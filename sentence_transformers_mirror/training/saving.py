@@ -9,19 +9,17 @@ import re
 import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+HISTORY = "mirror_tune.json"  # the result of tuning, in the folder of the model
 # Of an older model in a folder, what a newer one must not be mixed with; all else in there is kept.
 _OF_A_MODEL = re.compile(r"(model|pytorch_model)[\w.-]*\.(safetensors|bin)(\.index\.json)?|\d+_\w+|mirror_tune\.json")
 
 
 def refuse_model(folder: str | Path, overwrite: bool) -> None:
-    """Refuse to replace a model that somebody may want to keep.
-
-    Raises:
-        FileExistsError: If one lies there and it is not to be overwritten.
-    """
+    """Raise FileExistsError where a model lies that is not to be overwritten."""
     folder = Path(folder)
     if not overwrite and any((folder / name).exists() for name in ("modules.json", "config.json")):
         raise FileExistsError(
@@ -29,20 +27,19 @@ def refuse_model(folder: str | Path, overwrite: bool) -> None:
         )
 
 
+def require_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(f"The output folder {str(folder)!r} cannot be written ({error}); choose another.") from error
+
+
 def save_whole(write: Callable[[Path], None], folder: str | Path) -> None:
     """Let a function write a folder, and exchange what lies there for it once all of it is on the disk.
 
-    On Linux and macOS the exchange is one call, and whatever breaks in leaves the old folder or the new one. On
-    Windows, and on file systems without that call, there are two: between them the old folder lies beside, under a
-    name that begins with a dot and ends in ``.old``. A folder that cannot be moved, such as one that is mounted, gets
-    its files one by one.
-
-    Args:
-        write: A function that is given an empty folder and writes the model into it.
-        folder: The place. Files in it that are none of a model are kept.
-
-    Raises:
-        OSError: If it cannot be written; what was there is unchanged.
+    Files in it that are none of a model are kept. Whatever breaks in leaves the old folder or the new one; where no
+    call exchanges two (Windows, some file systems), the old one may then lie beside, with a name in ``.old``.
     """
     place = Path(folder).resolve()
     tag = secrets.token_hex(4)
@@ -70,15 +67,14 @@ def save_whole(write: Callable[[Path], None], folder: str | Path) -> None:
 
 
 def _keep_others(place: Path, fresh: Path) -> None:
-    if place.is_dir():
-        for entry in place.iterdir():
-            target = fresh / entry.name
-            if _OF_A_MODEL.fullmatch(entry.name) or target.exists():
-                continue
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.copytree(entry, target, symlinks=True, copy_function=_link)
-            else:
-                _link(entry, target)
+    for entry in place.iterdir() if place.is_dir() else ():
+        target = fresh / entry.name
+        if _OF_A_MODEL.fullmatch(entry.name) or target.exists():
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, target, symlinks=True, copy_function=_link)
+        else:
+            _link(entry, target)
 
 
 def _link(source: Path | str, target: Path | str) -> None:
@@ -91,24 +87,21 @@ def _link(source: Path | str, target: Path | str) -> None:
 def _take_place(fresh: Path, place: Path) -> None:
     if fresh.parent == place:
         _move_files(fresh, place)
-        return
-    if not place.exists():
+    elif not place.exists():
         os.rename(fresh, place)
-        return
-    if _exchange(fresh, place):
-        return
-    old = fresh.with_suffix(".old")
-    try:
-        os.rename(place, old)
-    except OSError:  # a mounted folder, or one that a program has open on Windows
-        _move_files(fresh, place)
-        return
-    try:
-        os.rename(fresh, place)
-    except BaseException:
-        os.rename(old, place)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+    elif not _exchange(os.fsencode(fresh), os.fsencode(place)):
+        old = fresh.with_suffix(".old")
+        try:
+            os.rename(place, old)
+        except OSError:  # a mounted folder, or one that a program has open on Windows
+            _move_files(fresh, place)
+            return
+        try:
+            os.rename(fresh, place)
+        except BaseException:
+            os.rename(old, place)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _move_files(fresh: Path, place: Path) -> None:
@@ -118,16 +111,15 @@ def _move_files(fresh: Path, place: Path) -> None:
         shutil.move(file, target)
 
 
-def _exchange(first: Path, second: Path) -> bool:
+def _exchange(first: bytes, second: bytes) -> bool:
     """Exchange two folders in one call, where the system has one."""
-    names = (os.fsencode(first), os.fsencode(second))
     with contextlib.suppress(AttributeError, OSError):
         library = ctypes.CDLL(None)
         if sys.platform == "linux":
             here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-            return library.renameat2(here, names[0], here, names[1], exchange) == 0
+            return library.renameat2(here, first, here, second, exchange) == 0
         if sys.platform == "darwin":
-            return library.renamex_np(*names, 2) == 0  # RENAME_SWAP
+            return library.renamex_np(first, second, 2) == 0  # RENAME_SWAP
     return False
 
 
@@ -140,9 +132,7 @@ def _sync(folder: Path) -> None:
 
 def _sync_folder(folder: Path) -> None:
     if os.name == "posix":
-        with contextlib.suppress(OSError):  # some file systems cannot
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:  # some file systems cannot
             descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            stack.callback(os.close, descriptor)
+            os.fsync(descriptor)

@@ -12,15 +12,11 @@ from typing import Any, cast
 
 import torch
 from datasets import Dataset
-from sentence_transformers import (
-    SentenceTransformer,
-    SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
-)
+from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch import Tensor
 from torch.utils.data import Sampler, get_worker_info
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from sentence_transformers_mirror import _host
 from sentence_transformers_mirror.terminal import bar
@@ -33,19 +29,14 @@ _WORKERS = 12  # processes that prepare batches for a GPU at most: a text takes 
 
 
 class MirrorTrainer(SentenceTransformerTrainer):
-    """The host's Trainer with one autocast region around all forward passes of a step.
-
-    With ``bf16=True`` it would wrap ``model.forward`` instead: the weights would be cast once for each group of rows,
-    and the wrapper would stay on the model.
-    """
+    """The host's Trainer with one autocast region around all forward passes of a step."""
 
     model_card_callback_class = _host.PrivateCardCallback
 
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *, callbacks: list[TrainerCallback], **options: Any) -> None:
+        self.progress = Progress()
+        super().__init__(callbacks=[self.progress, *callbacks], **options)
         self.autocast_bf16 = _host.has_native_bf16(self.args.device)
-        # One tensor for all: one a step would each hold on to the memory around it.
-        self.step_losses = torch.zeros(0)
         # Both print what is logged; Progress shows it.
         self.remove_callback(_host.PrinterCallback)
         self.remove_callback(_host.ProgressCallback)
@@ -53,16 +44,34 @@ class MirrorTrainer(SentenceTransformerTrainer):
     def get_batch_sampler(self, dataset: Dataset, *args: Any, **kwargs: Any) -> DefaultBatchSampler:
         return DefaultBatchSampler(Shuffled(len(dataset), kwargs["generator"]), *args, **kwargs)
 
-    # The host only enters it.
+    # With ``bf16=True`` the host would wrap ``model.forward`` instead: weights would be cast once for each group of
+    # rows, and the wrapper would stay on the model. This it only enters.
     def compute_loss_context_manager(self) -> AbstractContextManager:  # type: ignore[override]
         return torch.autocast(self.args.device.type, torch.bfloat16) if self.autocast_bf16 else nullcontext()
 
     def compute_loss(self, *args, **kwargs) -> Tensor:
         loss = cast(Tensor, super().compute_loss(*args, **kwargs))  # nobody asks for the outputs
-        if not len(self.step_losses):
-            self.step_losses = torch.zeros(self.state.max_steps, device=loss.device)
-        self.step_losses[self.state.global_step] = loss.detach()
+        self.progress.losses[self.state.global_step] = loss.detach()
         return loss
+
+    def take_steps(self) -> bool:
+        """Take all steps; gives whether Ctrl-C ended the run early."""
+        interrupted = False
+        try:
+            self.train()
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            if self.progress.bar is not None:
+                self.progress.bar.close()
+            self.model.zero_grad()
+            _host.end_workers(self)
+        if interrupted:
+            logger.warning(
+                f"Stopped by Ctrl-C at step {self.state.global_step} of {self.state.max_steps}; "
+                "the model holds the weights of that step."
+            )
+        return interrupted
 
 
 class Shuffled(Sampler[int]):
@@ -95,47 +104,42 @@ class Collator(_host.SentenceTransformerDataCollator):
 
 
 class Progress(TrainerCallback):
-    """Shows a bar and stops a run whose loss is not a number any more.
+    """Shows a bar and stops a run whose loss is not a number any more."""
 
-    Looks at the losses every tenth step only, since reading one waits for the device.
-    """
-
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.bar: Any = None
-        self.trainer: MirrorTrainer
+    bar: Any = None
+    losses = torch.zeros(0)
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         self.bar = bar(total=state.max_steps, desc="Tuning", unit="step")
+        # One tensor for all: one a step would each hold on to the memory around it.
+        self.losses = torch.zeros(state.max_steps, device=args.device)
         give_memory_back()
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         self.bar.update()
         if state.global_step % 50 == 0 and args.device.type == "cpu":
             give_memory_back()
+        # Not in every step: reading a loss waits for the device.
         if state.global_step % 10 == 0 or state.global_step == state.max_steps:
-            losses = self.trainer.step_losses[: state.global_step]
+            losses = self.losses[: state.global_step]
             self.bar.set_postfix(loss=f"{losses[-1]:.3f}")
             if not losses.isfinite().all():
                 step = int(losses.isfinite().logical_not().nonzero()[0]) + 1
-                raise FloatingPointError(f"The loss is not a number at step {step}: {self._cause(step)}")
+                raise FloatingPointError(f"The loss is not a number at step {step}: {_cause(step, args)}")
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
-        self.close()
+        self.bar.close()
         if not all(parameter.isfinite().all() for parameter in kwargs["model"].parameters()):
-            raise FloatingPointError(f"Weights are not numbers after step {state.global_step}: {self._cause(2)}")
+            raise FloatingPointError(f"Weights are not numbers after step {state.global_step}: {_cause(2, args)}")
 
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
 
-    def _cause(self, step: int) -> str:
-        if step == 1:
-            return "the model's own weights or embeddings are not numbers; load it anew."
-        return (
-            f"the learning rate of {self.recipe.learning_rate:g} is likely too high; try a tenth of it. "
-            "The model has its original weights back."
-        )
+def _cause(step: int, args: TrainingArguments) -> str:
+    if step == 1:
+        return "the model's own weights or embeddings are not numbers; load it anew."
+    return (
+        f"the learning rate of {args.learning_rate:g} is likely too high; try a tenth of it. "
+        "The model has its original weights back."
+    )
 
 
 def give_memory_back() -> None:
@@ -145,42 +149,21 @@ def give_memory_back() -> None:
         library.malloc_trim(0)
 
 
-def train(trainer: MirrorTrainer, progress: Progress) -> bool:
-    """Take all steps; gives whether Ctrl-C ended the run early."""
-    progress.trainer = trainer
-    try:
-        trainer.train()
-    except KeyboardInterrupt:
-        progress.close()
-        logger.warning(
-            f"Stopped by Ctrl-C at step {trainer.state.global_step} of {trainer.state.max_steps}; "
-            "the model holds the weights of that step."
-        )
-        return True
-    finally:
-        progress.close()
-        trainer.model.zero_grad()
-        _host.end_workers(trainer)
-    return False
-
-
 def _workers(device: torch.device) -> int:
     """Processes that make views. On a CPU they would only take turns with the steps."""
     return 0 if device.type == "cpu" else min(_WORKERS, 3 * (os.cpu_count() or 1) // 4)
 
 
-def arguments(
-    model: SentenceTransformer, recipe: Recipe, workspace: str, seed: int, texts: int
-) -> SentenceTransformerTrainingArguments:
+def arguments(device: torch.device, recipe: Recipe, folder: str, seed: int, texts: int) -> TrainingArguments:
     """What the host's Trainer is told: the recipe's values, and to keep and report nothing."""
     assert recipe.learning_rate is not None  # planned
-    on_cpu = model.device.type == "cpu"
+    on_cpu = device.type == "cpu"
     # A last, smaller batch would have fewer negatives and so another loss; the paper's code drops it, too.
     drop_last = texts >= recipe.batch_size
     steps = recipe.epochs * (texts // recipe.batch_size if drop_last else 1)
-    workers = 0 if recipe.views is None else _workers(model.device)
+    workers = 0 if recipe.views is None else _workers(device)
     args = SentenceTransformerTrainingArguments(
-        output_dir=workspace,
+        output_dir=folder,
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,

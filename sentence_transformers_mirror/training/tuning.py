@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import json
 import logging
 import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
@@ -18,6 +20,7 @@ from transformers import TrainerCallback
 
 from sentence_transformers_mirror import _host
 from sentence_transformers_mirror.evidence.parts import Parts
+from sentence_transformers_mirror.evidence.verdict import Evidence
 from sentence_transformers_mirror.models import load_model
 from sentence_transformers_mirror.scalars import plain, whole_number
 from sentence_transformers_mirror.terminal import quiet
@@ -26,12 +29,10 @@ from sentence_transformers_mirror.training.cached_loss import CachedMirrorLoss
 from sentence_transformers_mirror.training.dropout import drophead, dropout_rate
 from sentence_transformers_mirror.training.guard import Guard, Guarded, hold_out
 from sentence_transformers_mirror.training.loss import MirrorLoss, groups_for
-from sentence_transformers_mirror.training.modes import modes_kept, trained_in_float32
+from sentence_transformers_mirror.training.modes import modes_kept, trained_in_float32, undisturbed
 from sentence_transformers_mirror.training.recipes import Recipe, learning_rate_for, resolve
-from sentence_transformers_mirror.training.result import HISTORY, TuningResult
-from sentence_transformers_mirror.training.saving import refuse_model, save_whole
-from sentence_transformers_mirror.training.trainer import Collator, MirrorTrainer, Progress, arguments, train
-from sentence_transformers_mirror.training.undisturbed import undisturbed
+from sentence_transformers_mirror.training.saving import HISTORY, refuse_model, require_writable, save_whole
+from sentence_transformers_mirror.training.trainer import Collator, MirrorTrainer, arguments
 from sentence_transformers_mirror.training.views import TokenSpanMask
 
 logger = logging.getLogger(__name__)
@@ -98,35 +99,24 @@ def mirror_tune(
     seed, max_texts = whole_number(seed, "seed"), whole_number(max_texts, "max_texts", 2)
     if output_dir is not None:
         refuse_model(output_dir, overwrite)
-    model = _load(model)
+    model = load_model(model)
+    if not model.supports("text"):
+        modalities = ", ".join(map(str, model.modalities))
+        raise ValueError(f"This model reads {modalities} and no text; mirror tuning needs a text encoder.")
     if prompt is None and model.default_prompt_name is not None:
         prompt = model.prompts.get(model.default_prompt_name)
     plan = _planned(model, texts, recipe, max_texts, seed, prompt, guard, split_sentences)
     if output_dir is not None:
-        _require_writable(Path(output_dir))
-    run = _run(model, plan, seed, evaluator, callbacks or [], keep_worse)
+        require_writable(Path(output_dir))
+    result = _run(model, plan, seed, evaluator, callbacks or [], keep_worse)
     if output_dir is not None:
         # Before anything that can fail: minutes of tuning are in it.
         with quiet():
             save_whole(lambda folder: model.save_pretrained(str(folder)), output_dir)
     with modes_kept(model):
-        after = _evaluated(evaluator, model)
-    result = TuningResult(
-        steps=run.steps,
-        seconds=run.seconds,
-        losses=run.losses,
-        texts=len(plan.dataset),
-        dropped=plan.dropped,
-        truncated=plan.truncated,
-        recipe=plan.recipe,
-        precision=run.precision,
-        interrupted=run.interrupted,
-        before=run.before,
-        after=after,
-        guard=run.guarded,
-    )
+        result = replace(result, after=_evaluated(evaluator, model))
     if output_dir is not None:
-        if after:
+        if result.after:
             _host.write_card(model, Path(output_dir))  # now with what the evaluator said
         history = json.dumps({**result.as_dict(), "seed": seed}, indent=1, default=str)
         Path(output_dir, HISTORY).write_text(history + "\n", encoding="utf-8")
@@ -134,28 +124,111 @@ def mirror_tune(
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What is tuned on, and how.
+class TuningResult:
+    """What a run of `mirror_tune` did.
 
-    Args:
-        recipe: With a learning rate, and without what must not be taught.
-        loss: The loss of this recipe.
-        dataset: Texts, in a column ``text``, and perhaps titles, in ``title``.
-        dropped: Texts left out, by reason.
-        parts: Parts of the texts that were set aside; None without a guard.
-        prompt: Put before each text.
-        max_length: Tokens read of a text.
-        truncated: Share of the texts that have more.
+    Attributes:
+        steps: Number of steps of the optimiser.
+        seconds: Wall-clock time of the training loop and of what the guard measures.
+        losses: Loss of each step.
+        texts: Number of texts that the model was tuned on.
+        dropped: Number of texts left out, by reason.
+        truncated: Share of a sample of 1,000 texts that are longer than the tokens read of them, in [0, 1].
+        recipe: The recipe as run.
+        precision: ``"bf16"`` (autocast, on float32 weights) or ``"fp32"``.
+        interrupted: Whether Ctrl-C ended the run early; the model then holds the weights of the last step.
+        before: What the evaluator returned before tuning; empty without one.
+        after: What the evaluator returned after tuning; empty without one.
+        guard: What the guard found and did; None where there was none.
     """
 
-    recipe: Recipe
-    loss: MirrorLoss
-    dataset: Dataset
+    steps: int
+    seconds: float
+    losses: list[float]
+    texts: int
     dropped: dict[str, int]
-    parts: Parts | None
-    prompt: str | None
-    max_length: int
     truncated: float
+    recipe: Recipe
+    precision: str
+    interrupted: bool
+    before: dict[str, float]
+    after: dict[str, float]
+    guard: Guarded | None
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """The guard's verdict on texts held out; None without a guard."""
+        return None if self.guard is None else self.guard.evidence
+
+    @property
+    def kept_step(self) -> int:
+        """The step whose weights the model has: the best that the guard saw, or the last; 0 are the original ones."""
+        return self.steps if self.guard is None else self.guard.kept_step
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the guard kept the mean of that step's and the original weights, because it was better."""
+        return self.guard is not None and self.guard.averaged
+
+    @property
+    def guard_seconds(self) -> float:
+        """What of the time the guard took."""
+        return 0.0 if self.guard is None else self.guard.seconds
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it in plain values, as ``mirror_tune.json`` keeps it; what the guard found stands beside the rest."""
+        made = asdict(self)
+        del made["guard"]
+        return made | {
+            "evidence": None if self.evidence is None else asdict(self.evidence),
+            "kept_step": self.kept_step,
+            "averaged": self.averaged,
+            "guard_seconds": self.guard_seconds,
+        }
+
+    def summary(self) -> str:
+        """A few lines that say what was done."""
+        left_out = ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items()) or "none"
+        span = max(1, min(10, len(self.losses) // 2))  # one step is noisy: means of ten, or of half of a short run
+        first, last = sum(self.losses[:span]) / span, sum(self.losses[-span:]) / span
+        losses = f"{first:.3f} -> {last:.3f} (first and last {span} steps)" if self.losses else "none"
+        return (
+            f"{'Stopped by Ctrl-C after' if self.interrupted else 'Tuned'} {self.steps} steps in "
+            f"{self.seconds:.0f} s ({self.precision})\n"
+            f"  loss       {losses}\n"
+            f"  texts      {self.texts:,} (left out: {left_out})\n"
+            f"  truncated  {self.truncated:.1%} of the texts are longer than {self.recipe.max_length} tokens\n"
+            f"  guard      {self._guarded()}"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self.summary())}</pre>"
+
+    def _guarded(self) -> str:
+        if self.guard is None:
+            return "none (the texts are single sentences, or fewer than 500 to 700)" if self.steps else "none"
+        found, kept = self.guard.evidence, "the original weights are back"
+        if self.kept_step:
+            averaged = ", averaged with the original ones," if self.averaged else ""
+            kept = f"the weights of step {self.kept_step}{averaged} are kept"
+        return (
+            f"{found.verdict} on {found.documents} texts set aside: mean reciprocal rank {found.difference:+.3f} "
+            f"({found.low:+.3f} to {found.high:+.3f}); {kept}; measuring took {self.guard_seconds:.0f} s"
+        )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is tuned on, and how."""
+
+    recipe: Recipe  # with a learning rate, and without what must not be taught
+    loss: MirrorLoss
+    dataset: Dataset  # texts, in a column ``text``, and perhaps titles, in ``title``
+    dropped: dict[str, int]
+    parts: Parts | None  # of the texts that were set aside; None without a guard
+    prompt: str | None
+    max_length: int  # tokens read of a text
+    truncated: float  # share of the texts that have more
 
 
 def _planned(
@@ -170,8 +243,7 @@ def _planned(
 ) -> _Plan:
     """Read the texts, set some aside for the guard, and complain about what is of no use."""
     if recipe.learning_rate is None:
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        recipe = replace(recipe, learning_rate=learning_rate_for(parameters))
+        recipe = replace(recipe, learning_rate=learning_rate_for(sum(one.numel() for one in model.parameters())))
     dataset, report = load_corpus(texts, max_texts=max_texts, seed=seed)
     if len(dataset) < 2:
         raise ValueError(
@@ -196,8 +268,8 @@ def _planned(
             recipe = replace(recipe, views=replace(recipe.views, titles=0.0))
     if split_sentences:
         dataset, _ = load_corpus(dataset, max_texts=max_texts, seed=seed, split_sentences=True)
-    max_length = min(recipe.max_length, model.max_seq_length or recipe.max_length)
     loss = _loss(model, recipe)  # complains about models that it cannot tune
+    max_length = min(recipe.max_length, model.max_seq_length or recipe.max_length)
     truncated = _share_truncated(model, dataset, max_length, prompt)
     if truncated > 0.2 and recipe.views is None:  # of documents each epoch reads other parts
         logger.warning(
@@ -207,19 +279,6 @@ def _planned(
     return _Plan(recipe, loss, dataset, report.dropped, parts, prompt, max_length, truncated)
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What was done to the model."""
-
-    steps: int
-    precision: str
-    losses: list[float]
-    seconds: float
-    interrupted: bool
-    before: dict[str, float]
-    guarded: Guarded | None
-
-
 def _run(
     model: SentenceTransformer,
     plan: _Plan,
@@ -227,15 +286,11 @@ def _run(
     evaluator: BaseEvaluator | None,
     callbacks: list[TrainerCallback],
     keep_worse: bool,
-) -> _Run:
+) -> TuningResult:
     """Tune, and let the guard choose the weights; whatever breaks in leaves the model with its original ones."""
     recipe = plan.recipe
-    progress = Progress(recipe)
-    with ExitStack() as stack:
-        stack.enter_context(undisturbed(model))
-        # The Trainer wants a folder, though nothing is saved in it.
-        workspace = stack.enter_context(tempfile.TemporaryDirectory())
-        stack.enter_context(trained_in_float32(model))
+    # The Trainer wants a folder, though nothing is saved in it.
+    with undisturbed(model), tempfile.TemporaryDirectory() as folder, trained_in_float32(model), ExitStack() as stack:
         before = _evaluated(evaluator, model)
         if recipe.dropout is not None:
             stack.enter_context(dropout_rate(model, recipe.dropout))
@@ -244,31 +299,43 @@ def _run(
         views = recipe.views
         trainer = MirrorTrainer(
             model=model,
-            args=arguments(model, recipe, workspace, seed, len(plan.dataset)),
+            args=arguments(model.device, recipe, folder, seed, len(plan.dataset)),
             train_dataset=plan.dataset.select_columns("text") if views is None else plan.dataset.with_transform(views),
             loss=plan.loss,
             data_collator=Collator(preprocess_fn=model.preprocess, prompts=plan.prompt, max_length=plan.max_length),
-            callbacks=[progress, *callbacks],
+            callbacks=callbacks,
         )
-        guard = None
-        if plan.parts is not None:
-            guard = Guard(model, plan.parts, trainer.compute_loss_context_manager, plan.prompt)
+        guard = plan.parts and Guard(model, plan.parts, trainer.compute_loss_context_manager, plan.prompt)
+        if guard:
             trainer.add_callback(guard)
         original = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         try:
             start = time.perf_counter()
-            interrupted = train(trainer, progress)
+            interrupted = trainer.take_steps()
             step = trainer.state.global_step
-            guarded = guard.finish(step, original, keep_worse, seed) if guard is not None and step else None
+            guarded = guard.finish(step, original, keep_worse, seed) if guard and step else None
             seconds = time.perf_counter() - start
         except BaseException:
             model.load_state_dict(original)
             raise
         finally:
             _host.raise_versions([*model.parameters(), *model.buffers()])  # for an index that knows the model
-    losses = trainer.step_losses[:step].tolist()
+    losses = trainer.progress.losses[:step].tolist()
     _host.describe_run(model, str(recipe), losses, trainer.state.epoch or 0)
-    return _Run(step, "bf16" if trainer.autocast_bf16 else "fp32", losses, seconds, interrupted, before, guarded)
+    return TuningResult(
+        steps=step,
+        seconds=seconds,
+        losses=losses,
+        texts=len(plan.dataset),
+        dropped=plan.dropped,
+        truncated=plan.truncated,
+        recipe=recipe,
+        precision="bf16" if trainer.autocast_bf16 else "fp32",
+        interrupted=interrupted,
+        before=before,
+        after={},
+        guard=guarded,
+    )
 
 
 def _evaluated(evaluator: BaseEvaluator | None, model: SentenceTransformer) -> dict[str, float]:
@@ -287,26 +354,8 @@ def _loss(model: SentenceTransformer, recipe: Recipe) -> MirrorLoss:
     return CachedMirrorLoss(model, recipe.temperature, mask, same, size, labels_are_ids=ids)
 
 
-def _load(model: SentenceTransformer | str | Path) -> SentenceTransformer:
-    model = load_model(model)
-    if not model.supports("text"):
-        modalities = ", ".join(map(str, model.modalities))
-        raise ValueError(f"This model reads {modalities} and no text; mirror tuning needs a text encoder.")
-    return model
-
-
-def _require_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"The output folder {str(folder)!r} cannot be written ({error}); choose another.") from error
-
-
 def _share_truncated(model: SentenceTransformer, dataset: Dataset, max_length: int, prompt: str | None) -> float:
-    sample = dataset[:: max(1, len(dataset) // 1000)]["text"]
     # No token of natural text is 20 characters long on average: more characters than these need not be looked at.
-    sample = [(prompt or "") + text[: 20 * max_length] for text in sample]
+    sample = [(prompt or "") + text[: 20 * max_length] for text in dataset[:: max(1, len(dataset) // 1000)]["text"]]
     tokens = model.tokenizer(sample, verbose=False)["input_ids"]
     return sum(len(ids) > max_length for ids in tokens) / len(tokens)

@@ -1,9 +1,4 @@
-"""Input masking: a second view of a text, with a short span of it hidden.
-
-`TokenSpanMask` works on token ids inside the loss, so that every training loop sees fresh masks; `CharSpanMask` is the
-paper's, on characters, and `two_views` turns it into a transform for a `datasets.Dataset`. Neither touches the model:
-what `encode` sees never changes.
-"""
+"""Input masking: a second view of a text, with a short span of it hidden; what `encode` sees never changes."""
 
 from __future__ import annotations
 
@@ -74,9 +69,11 @@ class TokenSpanMask(nn.Module):
             )
         bound = type(self)(**self.get_config_dict())
         vocabulary = tokenizer.get_vocab()
-        size = max(vocabulary.values()) + 1
+        size, specials = max(vocabulary.values()) + 1, set(tokenizer.all_special_ids)
         length, starts = [0] * size, [True] * size
-        marker = _word_marker(vocabulary)
+        # "##" continues a word, "\u0120" and "\u2581" begin one; a vocabulary may know none of them.
+        counts = {one: sum(token.startswith(one) for token in vocabulary) for one in ("##", "\u0120", "\u2581")}
+        marker = max(counts, key=counts.__getitem__) if max(counts.values()) > 1 else None
         for token, index in vocabulary.items():
             if marker == "##":
                 starts[index] = not token.startswith("##")
@@ -87,11 +84,9 @@ class TokenSpanMask(nn.Module):
                 starts[index] = marker is None or token.startswith(marker)
                 # A byte of what is in no vocabulary, as SentencePiece writes it.
                 length[index] = 1 if _BYTE.fullmatch(token) else len(token)
-        special = torch.zeros(size, dtype=torch.bool)
-        special[[i for i in tokenizer.all_special_ids if i < size]] = True
         bound.register_buffer("token_length", torch.tensor(length, dtype=torch.float32), persistent=False)
         bound.register_buffer("starts_word", torch.tensor(starts), persistent=False)
-        bound.register_buffer("is_special", special, persistent=False)
+        bound.register_buffer("is_special", torch.tensor([i in specials for i in range(size)]), persistent=False)
         bound.mask_token_id = tokenizer.mask_token_id
         bound.left_padding = tokenizer.padding_side == "left"
         return bound
@@ -108,9 +103,16 @@ class TokenSpanMask(nn.Module):
             New features of the same shapes.
         """
         span = self.spans(features, generator)
-        if self.mask_token_id is None:
-            return self._delete(features, span)
-        return {**features, "input_ids": features["input_ids"].masked_fill(span, self.mask_token_id)}
+        if self.mask_token_id is not None:
+            return {**features, "input_ids": features["input_ids"].masked_fill(span, self.mask_token_id)}
+        kept = ~span & features["attention_mask"].bool()
+        # A stable sort moves what is deleted to the padded side and keeps the order of the rest.
+        order = (kept if self.left_padding else ~kept).long().argsort(dim=1, stable=True)
+        deleted = {
+            key: value.gather(1, order) if isinstance(value, Tensor) and value.shape == span.shape else value
+            for key, value in features.items()
+        }
+        return {**deleted, "attention_mask": kept.gather(1, order).to(features["attention_mask"].dtype)}
 
     def spans(self, features: dict[str, Any], generator: torch.Generator | None = None) -> Tensor:
         """Which tokens to hide, a boolean (rows, tokens); see ``forward``."""
@@ -118,9 +120,10 @@ class TokenSpanMask(nn.Module):
         known = ids.clamp(max=len(self.is_special) - 1)  # tokens added after binding count as the last one
         content = attention & ~self.is_special.to(ids.device)[known]
         content &= attention.cumsum(1) > features.get("prompt_length", 0)
+        count = content.cumsum(1)
+        contents = count[:, -1:]
         length = self.token_length.to(ids.device)[known] * content
-        before = nn.functional.pad(content[:, :-1], (1, 0))
-        starts = content & (self.starts_word.to(ids.device)[known] | ~before)
+        starts = content & (self.starts_word.to(ids.device)[known] | ~nn.functional.pad(content[:, :-1], (1, 0)))
 
         end = length.cumsum(1)  # characters up to and including each token
         start = end - length
@@ -128,8 +131,8 @@ class TokenSpanMask(nn.Module):
         target = self.share * total
 
         # Any content token may be drawn; its word is hidden from the beginning unless that is too far back.
-        draw = torch.rand(len(ids), 1, generator=generator, device=ids.device) * content.sum(1, keepdim=True)
-        drawn = ((content.cumsum(1) <= draw) & content.cumsum(1).lt(content.sum(1, keepdim=True))).sum(1, keepdim=True)
+        draw = torch.rand(len(ids), 1, generator=generator, device=ids.device) * contents
+        drawn = ((count <= draw) & (count < contents)).sum(1, keepdim=True)
         position = torch.arange(ids.shape[1], device=ids.device)
         word = torch.where(starts & (position <= drawn), position, -1).amax(1, keepdim=True).clamp(min=0)
         too_far = start.gather(1, drawn) - start.gather(1, word) > target
@@ -142,28 +145,10 @@ class TokenSpanMask(nn.Module):
         finish = distance.argmin(1, keepdim=True)
 
         span = content & (position >= begin) & (position <= finish)
-        return span & (total >= self.min_length) & (span.sum(1, keepdim=True) < content.sum(1, keepdim=True))
-
-    def _delete(self, features: dict[str, Any], span: Tensor) -> dict[str, Any]:
-        kept = ~span & features["attention_mask"].bool()
-        # A stable sort moves what is deleted to the padded side and keeps the order of the rest.
-        order = (kept if self.left_padding else ~kept).long().argsort(dim=1, stable=True)
-        deleted = {
-            key: value.gather(1, order) if isinstance(value, Tensor) and value.shape == span.shape else value
-            for key, value in features.items()
-        }
-        deleted["attention_mask"] = kept.gather(1, order).to(features["attention_mask"].dtype)
-        return deleted
+        return span & (total >= self.min_length) & (span.sum(1, keepdim=True) < contents)
 
     def get_config_dict(self) -> dict[str, Any]:
         return {"share": self.share, "min_length": self.min_length}
-
-
-def _word_marker(vocabulary: dict[str, int]) -> str | None:
-    """How a vocabulary tells words from parts: "##" continues one, "\u0120" and "\u2581" begin one; or not at all."""
-    counts = {marker: sum(token.startswith(marker) for token in vocabulary) for marker in ("##", "\u0120", "\u2581")}
-    marker = max(counts, key=counts.__getitem__)
-    return marker if counts[marker] > 1 else None
 
 
 class CharSpanMask:
