@@ -8,7 +8,7 @@ from __future__ import annotations
 from benchmarks.common import keep, parser
 from benchmarks.markdown import score, source, table
 from sentence_transformers_mirror import quickstart
-from sentence_transformers_mirror.cli.training import told
+from sentence_transformers_mirror.cli.quickstart import told
 
 KEPT = ("before", "after", "tfidf", "evidence", "pairs", "tuned_on", "steps", "seconds")
 

@@ -1,4 +1,4 @@
-"""The command line: a module for verbs that belong together, with their arguments and their runs."""
+"""The command line: a module for each verb, with its arguments and its run together."""
 
 from __future__ import annotations
 

@@ -13,16 +13,26 @@ import sys
 from typing import Any
 
 from sentence_transformers_mirror import __version__
-from sentence_transformers_mirror.cli import indexing, measuring, searching, sharding, training
+from sentence_transformers_mirror.cli.add import add
 from sentence_transformers_mirror.cli.checks import check_device
+from sentence_transformers_mirror.cli.compare import compare
+from sentence_transformers_mirror.cli.demo import demo
+from sentence_transformers_mirror.cli.encode import encode
+from sentence_transformers_mirror.cli.evaluate import evaluate
+from sentence_transformers_mirror.cli.export import export
+from sentence_transformers_mirror.cli.index import index
+from sentence_transformers_mirror.cli.info import info
 from sentence_transformers_mirror.cli.messages import INTERRUPTED, USAGE, complain, log, told
+from sentence_transformers_mirror.cli.quickstart import quickstart
+from sentence_transformers_mirror.cli.search import search
 from sentence_transformers_mirror.cli.streams import texts_from_standard_input
+from sentence_transformers_mirror.cli.tune import tune
+from sentence_transformers_mirror.cli.verify import verify
 from sentence_transformers_mirror.models import placed_on
 from sentence_transformers_mirror.terminal import volume
 
 # As help lists them.
-_VERBS = [training.tune, training.quickstart, measuring.evaluate, measuring.compare, sharding.encode, indexing.index]
-_VERBS += [sharding.export, indexing.add, searching.search, indexing.info, indexing.verify, searching.demo]
+_VERBS = (tune, quickstart, evaluate, compare, encode, index, export, add, search, info, verify, demo)
 _SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 

@@ -1,4 +1,4 @@
-"""``st-mirror encode`` and ``export``: make shards of vectors from files of texts, and send them to Milvus."""
+"""``st-mirror encode``: make shards of vectors from files of texts."""
 
 from __future__ import annotations
 
@@ -41,18 +41,4 @@ def encode(args: argparse.Namespace) -> int:
     texts = sum(read_shard(shard).rows for shard in shards)
     facts = {"shards": len(shards), "texts": texts, "seconds": time.perf_counter() - start, "output": args.output}
     tell(args, facts, f"{len(shards):,} shards with {texts:,} texts in {args.output}")
-    return 0
-
-
-@verb(
-    "send what encode made to Milvus",
-    argument("--shards", required=True, nargs="+", metavar="FILE", help="files, pattern or folder"),
-    argument("--output", required=True, metavar="URI", help="milvus://host:19530/collection or folder.db/collection"),
-)
-def export(args: argparse.Namespace) -> int:
-    from sentence_transformers_mirror.scale import milvus
-
-    silence_others()
-    texts = milvus.export(args.shards if len(args.shards) > 1 else args.shards[0], args.output)
-    tell(args, {"texts": texts, "output": args.output}, f"{texts:,} texts are in {args.output}")
     return 0

@@ -1,4 +1,4 @@
-"""``st-mirror search`` and ``demo``: search an index in a shell or on a web page."""
+"""``st-mirror search``: search an index in a shell."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Literal
 
 from sentence_transformers_mirror.cli.arguments import BUILDER, DEVICE, INDEX, MANY, argument, index_verb
 from sentence_transformers_mirror.cli.checks import check_choices, check_least, chosen
-from sentence_transformers_mirror.cli.indexing import opened
 from sentence_transformers_mirror.cli.messages import NO_HITS, complain, in_flags, is_read_by_people, remark
+from sentence_transformers_mirror.cli.opening import opened
 from sentence_transformers_mirror.cli.streams import STANDARD
 from sentence_transformers_mirror.printable import printable
 from sentence_transformers_mirror.terminal import is_terminal
@@ -168,26 +168,3 @@ def _conditions(texts: list[str]) -> dict[str, list]:
             if not isinstance(meant, (list, dict)):  # which no condition can ask for
                 values.append(meant)
     return where
-
-
-@index_verb(
-    "serve a web page to search an index (needs gradio, the extra `demo`)",
-    BUILDER,
-    DEVICE,
-    argument(
-        "--before", metavar="DIR", help="another index, seen beside the first; its model is the one that it names"
-    ),
-    argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)"),
-    argument("--port", type=int, help="port to listen on (default: the first free one from 7860)"),
-    INDEX,
-)
-def demo(args: argparse.Namespace) -> int:
-    if args.port is not None and not 0 < args.port < 65_536:
-        raise ValueError(f"--port is a number from 1 to 65535, not {args.port}.")
-    from sentence_transformers_mirror.demo import serve
-
-    before = None
-    if args.before is not None:
-        before = opened(argparse.Namespace(index=args.before, model=None))
-    serve(opened(args), args.host, args.port, before=before)
-    return 0
