@@ -57,6 +57,24 @@ def test_hits_equal_brute_force(tiny_model):
         np.testing.assert_allclose([hit.score for hit in hits], expected[best], atol=1e-5)
 
 
+def test_a_search_that_fails_changes_nothing():
+    vectors = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
+    index = SearchIndex.from_vectors(vectors, [f"text{number}" for number in range(100)])
+    assert index.search(vectors[0])
+    for query in (np.zeros(3, np.float32), "words without a model"):
+        with pytest.raises(ValueError):
+            index.search(query, threshold="auto")
+        assert index.facts()["calibration"] is None
+
+
+@pytest.mark.parametrize("how", [{}, {"mode": "words"}, {"mode": "both"}])
+def test_a_threshold_that_nothing_reaches_is_told(tiny_model, caplog, how):
+    index = SearchIndex.build(tiny_model, TEXTS)
+    with caplog.at_level("INFO"):
+        assert index.search("read the file", threshold=50 if how == {"mode": "words"} else 1, **how) == []
+    assert "No text scores" in caplog.text
+
+
 @pytest.mark.parametrize("queries", [1, 40])  # FAISS takes another way, through BLAS, from 20 queries on
 @pytest.mark.parametrize("top_k", [1, 7, 60, 300])
 def test_exact_with_ties_in_the_order_of_the_rows(queries, top_k):

@@ -25,6 +25,7 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
@@ -40,6 +41,7 @@ from sentence_transformers_mirror import (
 from sentence_transformers_mirror.training import packing
 from sentence_transformers_mirror.training import trainer as of_trainer
 from sentence_transformers_mirror.training.loss import LAYOUT, groups_for
+from sentence_transformers_mirror.training.modes import trained_in_float32
 from sentence_transformers_mirror.training.recipes import learning_rate_for
 from sentence_transformers_mirror.training.trainer import Shuffled
 
@@ -208,6 +210,19 @@ def test_half_precision_checkpoints_tune_like_their_float32_copy(tiny_model, tex
     assert {p.dtype for p in full.parameters()} == {torch.float32}
     for name, tensor in full.state_dict().items():
         torch.testing.assert_close(low.state_dict()[name], tensor.to(half), atol=0, rtol=0)
+
+
+def test_dtypes_come_back_when_a_buffer_went(half):
+    class Caching(nn.Linear):
+        def __init__(self):
+            super().__init__(2, 2)
+            self.register_buffer("cache", torch.zeros(1))
+
+    module = nn.Sequential(Caching(), nn.Linear(2, 2)).to(half)
+    with trained_in_float32(module):
+        assert module[1].weight.dtype == torch.float32
+        module[0].cache = None
+    assert {p.dtype for p in module.parameters()} == {half}
 
 
 def test_the_same_seed_gives_the_same_weights(make_model, texts):

@@ -140,8 +140,12 @@ def _print_table(hits: list) -> None:
 
 
 def _threshold(text: str | None) -> float | Literal["auto"] | None:
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
     try:
-        return "auto" if text == "auto" else None if text is None else float(text)
+        return float(text)
     except ValueError:
         raise ValueError(f'--threshold is a number from -1 to 1 or "auto", not {text!r}.') from None
 

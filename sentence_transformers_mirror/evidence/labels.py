@@ -208,7 +208,7 @@ def _mention_table(path: Path) -> Iterator[Entry]:
 
 def _dictionary_table(path: Path) -> Iterator[Entry]:
     lines = islice(_cells(path, "\t"), 1, None)
-    return (_entry(place, "".join(names[:1]), ids) for place, (ids, *names) in lines)  # one column has no names
+    return (_entry(place, names[0] if names else "", ids) for place, (ids, *names) in lines)
 
 
 def _concepts(path: Path) -> Iterator[Entry]:

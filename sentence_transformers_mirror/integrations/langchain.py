@@ -52,7 +52,11 @@ class MirrorEmbeddings(Embeddings):
 
     def __init__(self, model: SentenceTransformer | str | Path) -> None:
         self._encoder = Encoder(model)
-        self.model = self._encoder.model
+
+    @property
+    def model(self) -> SentenceTransformer:
+        """The model, which is that of an index that these embeddings fill."""
+        return self._encoder.model
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Unit vectors of documents; a ValueError if the model was changed, or makes one that is no direction."""

@@ -276,7 +276,8 @@ def _about(client: Any, name: str) -> tuple[Identity, int]:
     fields = {field["name"]: field for field in told["fields"]}
     with suppress(KeyError, TypeError, ValueError):
         if fields.keys() >= {*_STRINGS, "metadata", "embedding"}:
-            model = Identity(**json.loads(told["description"] or told["properties"][_ABOUT]))
+            made = json.loads(told["description"] or told["properties"][_ABOUT])
+            model = Identity(*(made[name] for name in Identity.__dataclass_fields__))
             return model, int(fields["embedding"]["params"]["dim"])
     raise ValueError(
         f"The collection {name!r} was not made by `export`, it has other fields: name another collection."

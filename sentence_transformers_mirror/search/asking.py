@@ -236,11 +236,11 @@ class Asked:
         queries: Any = query if is_vector else _strings(query, "query")
         single = queries.ndim == 1 if is_vector else isinstance(query, str)
         least = fuse.check_threshold(mode, threshold)
-        if least == "auto":
-            calibration = snapshot.calibration
-            least = self._calibrated(state, RATE, 0, wait=False) if calibration is None else calibration.threshold
         judged = None if rerank is None else judge(rerank)  # complains before anything is embedded
         vectors: Any = None if mode == "words" else _vectors(state, queries)
+        if least == "auto":  # only now: a query of no use changes nothing
+            calibration = snapshot.calibration
+            least = self._calibrated(state, RATE, 0, wait=False) if calibration is None else calibration.threshold
         allowed = snapshot.alive if where is None else filters.mask(snapshot, where)
 
         def ask(count: int) -> list[list[Hit]]:
@@ -253,7 +253,7 @@ class Asked:
         wanted = top_k if rerank is None else max(top_k, candidates)
         found = ask(wanted) if snapshot.owners is None else fuse.by_text(ask, snapshot.owners, wanted)
         if least is not None:
-            told = attrgetter("words" if mode == "words" else "meaning")
+            told = attrgetter("meaning" if mode == "both" else "score")
             whole, found = found, [[hit for hit in hits if told(hit) >= least] for hits in found]
             if single and whole[0] and not found[0]:
                 logger.info(f"No text scores {least:.3f} or more; the best has {max(map(told, whole[0])):.3f}.")
@@ -325,7 +325,7 @@ def _strings(given: str | Iterable[str], name: str) -> list[str]:
     if isinstance(given, str):
         check_text(given, name)
         return [given]
-    if isinstance(given, Mapping) or hasattr(given, "iterrows") or not isinstance(given, Iterable):
+    if isinstance(given, (bytes, Mapping)) or hasattr(given, "iterrows") or not isinstance(given, Iterable):
         raise TypeError(f"{name} must be a string or a list of strings, not one {type(given).__name__}.")
     queries = list(given)
     for position, text in enumerate(queries):

@@ -65,7 +65,7 @@ def by_meaning(snapshot: Snapshot, vectors: np.ndarray, top_k: int, allowed: np.
     np.clip(scores, -1, 1, out=scores)  # products of unit vectors are up to 1.0000002
     lazy = Hit.lazy  # a thousand queries have ten thousand hits
     return [
-        [lazy(snapshot, row, score, score, None) for score, row in zip(*line, strict=True)]
+        [lazy(snapshot, row, score) for score, row in zip(*line, strict=True)]
         for line in zip(scores.tolist(), rows.tolist(), strict=True)
     ]
 
@@ -79,10 +79,7 @@ def by_words(snapshot: Snapshot, queries: Sequence[str], top_k: int, allowed: np
             raise ValueError(f"The query {quoted(query)} has no word in it: search with mode='meaning' or 'both'.")
     best = (words.best(lexicon.weighed(terms), len(lexicon), top_k, allowed) for terms in asked)
     return [
-        [
-            Hit.lazy(snapshot, row, score, None, score)
-            for score, row in zip(scores.tolist(), rows.tolist(), strict=True)
-        ]
+        [Hit.of(snapshot, row, score, None, score) for score, row in zip(scores.tolist(), rows.tolist(), strict=True)]
         for scores, rows in best
     ]
 
@@ -115,7 +112,7 @@ def by_both(
             fused = reciprocal_ranks(cosines, bm25, weight)
         best = np.lexsort((rows, -fused))[:top_k]
         columns = (column[best].tolist() for column in (rows, fused, cosines, bm25))
-        found.append([Hit.lazy(snapshot, *one) for one in zip(*columns, strict=True)])
+        found.append([Hit.of(snapshot, *one) for one in zip(*columns, strict=True)])
     return found
 
 

@@ -56,14 +56,20 @@ class Hit:
     span: tuple[int, int] | None
 
     @classmethod
-    def lazy(cls, snapshot: Snapshot, row: int, score: float, meaning: float | None, words: float | None) -> Hit:
-        """A hit of a row that is read when the hit is looked at, from the index as it was when it was searched."""
-        hit = object.__new__(cls)
+    def lazy(cls, snapshot: Snapshot, row: int, score: float) -> Hit:
+        """A hit by meaning that is read when it is looked at, from the index as it was when it was searched."""
+        hit = _new(cls)
         _set_snapshot(hit, snapshot)
         _set_row(hit, row)
         _set_score(hit, score)
-        _set_meaning(hit, meaning)
-        _set_words(hit, words)
+        return hit
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, row: int, score: float, meaning: float | None, words: float | None) -> Hit:
+        """The same, of a search that tells other scores."""
+        hit = cls.lazy(snapshot, row, score)
+        object.__setattr__(hit, "meaning", meaning)
+        object.__setattr__(hit, "words", words)
         return hit
 
     def __getattr__(self, name: str) -> Any:
@@ -71,6 +77,8 @@ class Hit:
         if name in ("id", "text", "metadata", "span"):
             segment, local = self._snapshot.locate(self._row)
             value = getattr(segment, name)(local)
+        elif name in ("meaning", "words"):
+            value = self.score if name == "meaning" else None
         elif name == "passage":
             value = None if self.span is None else self.text[slice(*self.span)]
         else:
@@ -83,9 +91,8 @@ class Hit:
 
 
 # A frozen dataclass is written to past its own guard.
-_set_snapshot, _set_row, _set_score, _set_meaning, _set_words = (
-    vars(Hit)[name].__set__ for name in ("_snapshot", "_row", "score", "meaning", "words")
-)
+_new = object.__new__
+_set_snapshot, _set_row, _set_score = (vars(Hit)[name].__set__ for name in ("_snapshot", "_row", "score"))
 
 
 def vectors_of(hits: list[Hit]) -> np.ndarray:
@@ -150,5 +157,6 @@ def reranked(judge: Judge, query: str, hits: list[Hit]) -> list[Hit]:
             f"does, and gave an array of shape {scores.shape}."
         )
     for hit, score in zip(hits, scores.tolist(), strict=True):
+        hit.meaning  # noqa: B018  # is the score of before, until it was looked at
         object.__setattr__(hit, "score", score)
     return [hits[place] for place in np.argsort(-scores, kind="stable")]

@@ -340,7 +340,6 @@ class SearchIndex(Changed):
             raise ValueError(f"structure is 'read' or 'rebuild', not {quoted(structure)}.")
         contents = store.read(path, mapped, structure == "read")
         snapshot, manifest, home = contents.snapshot, contents.manifest, contents.home
-        del contents  # with it the file of FAISS, once its structure is made
         made_by = Identity(manifest.fingerprint, manifest.model, manifest.dimensions)
         index = cls(State(snapshot, manifest.dimension, None, made_by, manifest.choice))
         index._homes[home] = (manifest.tag,)

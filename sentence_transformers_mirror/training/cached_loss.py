@@ -103,20 +103,22 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
         self, sentence_feature: dict[str, Tensor], *args: Any, random_state: Any = None, **kwargs: Any
     ) -> tuple[Tensor, Any]:
         device, dropout = sentence_feature["input_ids"].device.type, dropout_state(self.model)
-        first = random_state or _Replay(
-            None, dropout, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-        )
-        if first.dropout != dropout:
+        if random_state is None:  # the first pass
+            autocast = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+            replay = _Replay(None, dropout, *autocast)
+        else:
+            replay = random_state
+        if replay.dropout != dropout:
             raise RuntimeError(
                 "The dropout of the model changed between the loss and backward, so the gradients would be those of "
                 "other embeddings; keep the dropout_rate or drophead context open, and the model in training mode, "
                 "until backward has returned."
             )
         # A Trainer leaves its autocast region before it calls backward.
-        with torch.autocast(device, first.dtype, first.autocast), fast_on_cpu(self.model):
-            kwargs["random_state"] = first.context
+        with torch.autocast(device, replay.dtype, replay.autocast), fast_on_cpu(self.model):
+            kwargs["random_state"] = replay.context
             embeddings, context = super().embed_minibatch(sentence_feature, *args, **kwargs)
-        return embeddings, first._replace(context=context)
+        return embeddings, replay._replace(context=context)
 
     def get_config_dict(self) -> dict[str, Any]:
         config = super().get_config_dict() | {"mini_batch_size": self.mini_batch_size}

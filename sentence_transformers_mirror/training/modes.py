@@ -29,10 +29,10 @@ def trained_in_float32(model: nn.Module) -> Iterator[None]:
             yield
         finally:
             for module, name, dtype in dtypes:
-                tensor = getattr(module, name)
+                tensor = getattr(module, name, None)
                 if isinstance(tensor, nn.Parameter):
                     tensor.data = tensor.data.to(dtype)
-                else:  # another tensor than before: `float` replaces buffers
+                elif tensor is not None:  # another one than before: `float` replaces buffers, and some are dropped
                     setattr(module, name, tensor.to(dtype))
 
 

@@ -132,7 +132,9 @@ def _sync(folder: Path) -> None:
 
 def _sync_folder(folder: Path) -> None:
     if os.name == "posix":
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:  # some file systems cannot
+        with contextlib.suppress(OSError):  # some file systems cannot
             descriptor = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, descriptor)
-            os.fsync(descriptor)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
