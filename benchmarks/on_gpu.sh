@@ -82,8 +82,8 @@ pack() {
 # What the machine lacks goes into a folder of its own; what it has stays as it is.
 unpack() {
   mkdir -p "$OUT" .pretrained
-  [ -d .site ] || [ -z "$(ls .carry/wheels)" ] || "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target .site \
-    .carry/wheels/*.whl || fail "wheels could not be installed"
+  [ -d .site ] || [ -z "$(ls .carry/wheels)" ] || "$PYTHON" -m pip install -q --no-index --no-deps --no-compile \
+    --no-cache-dir --target .site .carry/wheels/*.whl || fail "wheels could not be installed"
   export PYTHONPATH=$PWD:$PWD/.site
   [ -d .pretrained/work ] || [ ! -e .carry/work.tar.xz ] || tar xJf .carry/work.tar.xz -C .pretrained ||
     fail "the corpus could not be unpacked"
@@ -96,7 +96,7 @@ measure() {
     nproc
     "$PYTHON" -m pip list 2>/dev/null | grep -iE "^(torch|transformers|sentence|tokenizers|numpy|accelerate|triton)"
   } >"$OUT/machine.txt" 2>&1
-  step tests within 150 "$PYTHON" -m pytest -q -n 0 -m gpu tests/test_gpu.py
+  step tests within 240 "$PYTHON" -m pytest -q -n 0 -m gpu tests/test_gpu.py
   step figures within 300 "$PYTHON" -m benchmarks.gpu --data .carry/data --output "$OUT/gpu.json" "${FIGURES[@]}"
 }
 

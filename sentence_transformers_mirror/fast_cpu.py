@@ -56,7 +56,14 @@ class _FastOnCpu(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def embedding(
-        self, input, weight, padding_idx=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, sparse=False
+        self,
+        input: Tensor,
+        weight: Tensor,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
     ) -> Tensor:
         """`torch.nn.functional.embedding`; the gradients of all lookups in one table go through one node."""
         odd = max_norm is not None or scale_grad_by_freq or sparse

@@ -245,5 +245,5 @@ def test_a_process_ends_after_views_were_made_by_others(tmp_path):
         "    print(mirror_tune(model, texts, 'search', batch_size=16, epochs=2, guard=False).recipe.temperature)\n"
     )
     (tmp_path / "tune.py").write_text(script)
-    done = subprocess.run([sys.executable, tmp_path / "tune.py"], capture_output=True, text=True, timeout=90)
+    done = subprocess.run([sys.executable, tmp_path / "tune.py"], capture_output=True, text=True, timeout=180)
     assert (done.returncode, done.stdout) == (0, "0.05\n"), done.stderr[-1000:]

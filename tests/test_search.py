@@ -57,6 +57,16 @@ def test_hits_equal_brute_force(tiny_model):
         np.testing.assert_allclose([hit.score for hit in hits], expected[best], atol=1e-5)
 
 
+def test_a_model_that_does_not_know_its_width_is_told_by_its_vectors(tiny_model, monkeypatch):
+    index = SearchIndex.build(tiny_model, TEXTS)
+    for name in ("queries", "documents"):
+        monkeypatch.setattr(Encoder, name, lambda self, texts, *rest: np.ones((len(texts), 5), np.float32))
+    for ask in (lambda: index.search("the cat"), lambda: index.add(["another"])):
+        with pytest.raises(ValueError, match="makes vectors of 5 dimensions and the index has 32"):
+            ask()
+    assert len(index) == len(TEXTS)
+
+
 def test_a_search_that_fails_changes_nothing():
     vectors = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
     index = SearchIndex.from_vectors(vectors, [f"text{number}" for number in range(100)])

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.linalg import orthogonal_procrustes
 
 from sentence_transformers_mirror.search import Hit, SearchIndex
+from sentence_transformers_mirror.search.hits import vectors_of
 from sentence_transformers_mirror.search.words import terms_of
 from sentence_transformers_mirror.texts.sentences import split_sentences
 
@@ -114,8 +115,8 @@ class Chart:
                 new.append(number)
         if new and self._reducer is not None:
             # A hit that was just found has its row still at hand.
-            vectors = [hits[number]._snapshot.vectors.take(np.array([hits[number]._row])) for number in new]
-            found = np.asarray(self._reducer.transform(np.concatenate(vectors)), np.float64)
+            vectors = vectors_of([hits[number] for number in new])
+            found = np.asarray(self._reducer.transform(vectors), np.float64)
             places[new] = self._inside((found - self._mean) @ self._turn)
         return places
 

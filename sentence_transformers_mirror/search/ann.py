@@ -20,6 +20,7 @@ from sentence_transformers_mirror.search.vectors import Near, Vectors
 MARGIN = 1e-5
 # Among so many allowed rows, a scan of them (a few milliseconds) is preferred to asking a structure harder.
 _SCANNED = 20_000
+_TRIES = 4  # of a structure that finds too little, each with twice the effort
 _BLOCK = 8_192  # rows that are rescored at a time, to stay in the processor's caches
 
 
@@ -51,7 +52,12 @@ def search(
 
 
 def _approximate(
-    vectors: Vectors, structure: Structure, queries: np.ndarray, top_k: int, allowed: np.ndarray | None, tries: int = 4
+    vectors: Vectors,
+    structure: Structure,
+    queries: np.ndarray,
+    top_k: int,
+    allowed: np.ndarray | None,
+    tries: int = _TRIES,
 ) -> Near:
     """What the structure finds; where that is too little it is asked again and harder, and at last not at all."""
     try:
@@ -63,7 +69,7 @@ def _approximate(
         near = np.concatenate([near, scan(vectors, queries, top_k, allowed, covered)[1]], axis=1)
     # Nearly always all is there at once. In Python: the first call of a numpy function after FAISS has swept the
     # caches takes longer than a loop over ten numbers.
-    if tries == 4 and near.shape[1] >= top_k and not any(-1 in line for line in near.tolist()):
+    if tries == _TRIES and near.shape[1] >= top_k and not any(-1 in line for line in near.tolist()):
         if covered < len(vectors) or not structure.whole:
             return rescored(vectors, queries, near, top_k)
         return _in_order(vectors, queries, scores, near, top_k)

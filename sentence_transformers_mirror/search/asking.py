@@ -349,9 +349,5 @@ def _vectors(state: State, queries: np.ndarray | list[str]) -> np.ndarray:
     if not queries:
         return np.empty((0, state.dimension), np.float32)
     vectors = state.encoder.queries(queries)
-    if vectors.shape[1] != state.dimension:
-        raise ValueError(
-            f"The model makes vectors of {vectors.shape[1]} dimensions and the index has {state.dimension}: load the "
-            "index with the model that built it."
-        )
+    state.refuse_others(vectors)
     return vectors

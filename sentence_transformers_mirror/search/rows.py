@@ -88,11 +88,7 @@ def embedded(
         else:
             window = replace(window, spans=Cutter(encoder.model, passages).spans(window.texts))
         made = encoder.documents(window.passages, batch_size, done, before if passages is None else None)
-        if made.shape[1] != state.dimension:
-            raise ValueError(
-                f"The model makes vectors of {made.shape[1]} dimensions and the index has {state.dimension}: load the "
-                "index with the model that built it."
-            )
+        state.refuse_others(made)
         return window, made
     if passages is not None:
         raise ValueError("This index cuts texts into passages and embeds these: pass texts without vectors.")

@@ -65,6 +65,14 @@ class State:
             seen.add(row)
         return rows
 
+    def refuse_others(self, made: np.ndarray) -> None:
+        """Refuse vectors that a model made, if they are of other dimensions than those of the index."""
+        if made.shape[1] != self.dimension:
+            raise ValueError(
+                f"The model makes vectors of {made.shape[1]} dimensions and the index has {self.dimension}: load the "
+                "index with the model that built it."
+            )
+
     def over(self, snapshot: Snapshot) -> State:
         """With a snapshot whose rows are where they were; the positions, which take long to make, are kept."""
         state = replace(self, snapshot=snapshot)

@@ -35,7 +35,8 @@ class CachedMirrorLoss(_host.CachedLossMixin, MirrorLoss):
         """
         :class:`MirrorLoss` for batches that do not fit into memory: the same value and the same gradients, at the
         memory of one mini-batch (GradCache). All texts of the batch remain each other's negatives, which gradient
-        accumulation does not do. Everything is embedded twice, so that one is faster where the batch fits.
+        accumulation does not do. Everything is embedded twice, so :class:`MirrorLoss` is faster where
+        the batch fits.
 
         Args:
             model: The SentenceTransformer to tune.

@@ -142,16 +142,18 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def _check(recipe: Recipe) -> None:
     for field in fields(recipe):
-        value, (kind, _, optional) = getattr(recipe, field.name), str(field.type).partition(" | ")
-        if optional and value is None:
+        name, value = field.name, getattr(recipe, field.name)
+        kind, _, none = str(field.type).partition(" | ")
+        if none and value is None:
             continue
-        kinds, words = _KINDS[kind]
+        kinds, what = _KINDS[kind]
         right = isinstance(value, kinds) and isinstance(value, bool) == (kind == "bool")  # a bool is an int, too
         if not right or isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{field.name} must be {words}{optional and ' or None'}, not {quoted(value)}.")
-        holds, words = _RANGES.get(field.name, (None, ""))
-        if holds and not holds(value):
-            raise ValueError(f"{field.name} must be {optional and 'None or '}{words}, not {value!r}.")
+            raise ValueError(f"{name} must be {what}{' or None' if none else ''}, not {quoted(value)}.")
+        if name in _RANGES:
+            holds, where = _RANGES[name]
+            if not holds(value):
+                raise ValueError(f"{name} must be {'None or ' if none else ''}{where}, not {value!r}.")
     if recipe.views is not None and recipe.mask is not None:
         raise ValueError("Views of documents are not masked; pass mask=None, or views=None for masked single texts.")
     if recipe.views is None and recipe.mask is None and recipe.dropout == 0 and recipe.drophead == 0:
